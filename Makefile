@@ -1,0 +1,39 @@
+# Everything a person or a machine runs. Needs Python >= 3.11, make and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help study test lab lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# pip is upgraded inside the environment first: the one that comes with Python can be years old.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("vmbk needs Python >= 3.11, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+study: $(VENV)/.ready  ## set everything up, run the main job, print the table
+	$(BIN)/vmbk study --out results
+
+test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, notebooks included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
+	$(BIN)/pytest --nbval --nbval-cell-timeout=120 -p no:xdist notebooks
+
+lab: $(VENV)/.ready  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+lint: $(VENV)/.ready  ## mend style and imports, check types
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and what runs made
+	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

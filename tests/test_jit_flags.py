@@ -1,0 +1,270 @@
+"""The rules that kernels keep, checked on the syntax tree, and what compiling them must come to."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import vmbk
+from tests.test_kernels import GOLDEN_XXH3_64, compiled_only
+
+PACKAGE = Path(vmbk.__file__).parent
+KERNELS = PACKAGE / "kernels"
+TESTS = Path(__file__).parent
+FLAG_MODULE = KERNELS / "jit.py"
+# Code generation for LLVM: its functions run while kernels are compiled.
+INTRINSICS = KERNELS / "intrinsics.py"
+KERNEL_MODULES = sorted(
+    path for path in KERNELS.glob("*.py") if path not in (FLAG_MODULE, INTRINSICS)
+)
+COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "prange", "jitclass"}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def decorator_calls(function: ast.FunctionDef) -> dict[str, ast.Call]:
+    """Decorators that are calls of a plain name, by that name."""
+    return {
+        decorator.func.id: decorator
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name)
+    }
+
+
+def compiler_uses(tree: ast.AST) -> list[str]:
+    """Every way into Numba's compilers: imported by name, or reached through the module."""
+    numba_names = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.split(".")[0] == "numba"
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numba":
+            found += [alias.name for alias in node.names if alias.name in COMPILERS | {"*"}]
+        if isinstance(node, ast.Attribute) and node.attr in COMPILERS:
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in numba_names:
+                found.append(node.attr)
+    return found
+
+
+def kernel_faults(tree: ast.AST) -> list[str]:
+    """What is wrong with the functions of a module of kernels."""
+    faults = []
+    for function in functions(tree):
+        kernel = decorator_calls(function).get("kernel")
+        if kernel is None or len(function.decorator_list) != 1:
+            faults.append(f"{function.name} is not decorated with @kernel(signature) alone")
+        elif kernel.keywords or len(kernel.args) != 1 or not isinstance(kernel.args[0], ast.Call):
+            faults.append(f"{function.name} has no explicit signature")
+    faults += [
+        f"line {node.lineno}: {type(node).__name__}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise | ast.Assert | ast.Try | ast.Lambda | ast.AsyncFunctionDef)
+    ]
+    return faults
+
+
+def called_names(tree: ast.AST) -> set[str]:
+    return {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+
+
+def twins_compared() -> set[str]:
+    """Names used as ``naive.name`` anywhere in the tests."""
+    return {
+        node.attr
+        for path in TESTS.glob("test_*.py")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "naive"
+    }
+
+
+def test_flags_are_set_in_one_module_only() -> None:
+    paths = [path for path in PACKAGE.rglob("*.py") if path != FLAG_MODULE]
+    assert len(paths) > len(KERNEL_MODULES)
+    uses = {str(path): compiler_uses(tree_of(path)) for path in paths}
+    assert {path: names for path, names in uses.items() if names} == {}
+
+
+@pytest.mark.parametrize("path", KERNEL_MODULES, ids=lambda path: path.stem)
+def test_every_function_is_a_kernel_that_never_raises(path: Path) -> None:
+    assert kernel_faults(tree_of(path)) == []
+
+
+def test_every_kernel_has_a_twin_that_it_is_compared_with() -> None:
+    twins = {function.name for function in functions(tree_of(TESTS / "naive.py"))}
+    kernels = {f.name for path in KERNEL_MODULES for f in functions(tree_of(path))}
+    public = {name for name in kernels if not name.startswith("_")}
+    assert public - twins == set()
+    assert public - twins_compared() == set()
+    # What has no twin of its own is a part of a kernel that has one.
+    called = set.union(*(called_names(tree_of(path)) for path in KERNEL_MODULES))
+    assert kernels - public - called == set()
+
+
+def test_every_operation_has_a_definition() -> None:
+    tree = tree_of(INTRINSICS)
+    operations = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name[0] != "_"]
+    assert len(operations) > 5
+    for function in operations:
+        lowers = decorator_calls(function)["_lowers"]
+        assert ast.unparse(lowers.args[0]) == f"_{function.name}"
+
+
+def test_kernels_are_imported_where_they_are_used() -> None:
+    """Importing the package must compile nothing, and load no compiler."""
+    eager = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        if KERNELS not in path.parents
+        for node in tree_of(path).body
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vmbk.kernels"))
+        or (isinstance(node, ast.Import) and any("kernels" in a.name for a in node.names))
+    ]
+    assert eager == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from numba import njit",
+        "from numba import njit as fast",
+        "from numba import *",
+        "from numba.experimental import jitclass",
+        "import numba\n@numba.njit\ndef f(): pass",
+        "import numba as nb\n@nb.vectorize()\ndef f(): pass",
+        "import numba.core\nnumba.core.decorators.jit(f)",
+        "import numba\nfor i in numba.prange(3): pass",
+    ],
+)
+def test_bare_use_of_a_compiler_is_found(source: str) -> None:
+    assert compiler_uses(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(): pass",
+        "@kernel\ndef f(): pass",
+        "@kernel()\ndef f(): pass",
+        "@kernel(signature)\ndef f(): pass",
+        "@kernel(void(U8), cache=False)\ndef f(): pass",
+        "@other\n@kernel(void(U8))\ndef f(): pass",
+        "@kernel(void(U8))\ndef f(a):\n    raise ValueError",
+        "@kernel(void(U8))\ndef f(a):\n    assert a",
+    ],
+)
+def test_bad_kernels_are_found(source: str) -> None:
+    assert kernel_faults(ast.parse(source))
+    assert kernel_faults(ast.parse("@kernel(void(U8))\ndef f(a):\n    a[0] = 1")) == []
+
+
+# --- What compiling them comes to ----------------------------------------------------------------
+
+
+@compiled_only
+@pytest.mark.parametrize("path", KERNEL_MODULES, ids=lambda path: path.stem)
+def test_kernels_release_the_gil_and_compile_once(path: Path) -> None:
+    module = import_module(f"vmbk.kernels.{path.stem}")
+    for function in functions(tree_of(path)):
+        kernel = getattr(module, function.name)
+        assert kernel.targetoptions["nogil"]
+        assert not kernel.targetoptions.get("fastmath", False)
+        assert len(kernel.signatures) == 1
+
+
+@compiled_only
+def test_arrow_and_writable_arrays_share_one_compiled_version() -> None:
+    from vmbk.kernels.bitmap import mark_ranges
+    from vmbk.kernels.hash import xxh3_64, xxh3_64_blocks
+
+    writable = np.arange(10_000, dtype=np.uint8)
+    arrow = pa.array(writable).to_numpy(zero_copy_only=True)
+    assert not arrow.flags.writeable
+    assert xxh3_64(arrow) == xxh3_64(writable)
+    digests = np.zeros((2, 3), np.uint64)
+    for row, data in zip(digests, (arrow, writable), strict=True):
+        xxh3_64_blocks(data, 4096, row)
+    assert digests[0].all()
+    assert np.array_equal(digests[0], digests[1])
+
+    bits = np.zeros(1, np.uint8)
+    offsets = pa.array([0, 8192], pa.int64()).to_numpy(zero_copy_only=True)
+    mark_ranges(bits, offsets, np.array([1, 1]), 4096)
+    assert bits[0] == 0b101
+    for kernel in (xxh3_64, xxh3_64_blocks, mark_ranges):
+        assert len(kernel.signatures) == 1
+
+
+CHECK_DIGESTS = """
+import json, sys
+import numpy as np
+from vmbk.kernels.hash import xxh3_64
+for size, digest in json.loads(sys.argv[1]).items():
+    data = np.frombuffer(bytes(i % 251 for i in range(int(size))), np.uint8)
+    assert f"{int(xxh3_64(data)):016x}" == digest, size
+print("right")
+"""
+
+
+def start_check(cache: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that compares golden digests, with a cache folder of its own."""
+    settings = {"PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHECK_DIGESTS, json.dumps(GOLDEN_XXH3_64)],
+        env=os.environ | settings | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@compiled_only
+@pytest.mark.slow
+def test_digests_on_a_processor_without_wide_vectors(tmp_path: Path) -> None:
+    process = start_check(tmp_path, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    assert process.communicate(timeout=120) == ("right\n", "")
+
+
+@pytest.mark.slow
+def test_digests_without_a_compiler(tmp_path: Path) -> None:
+    ignore = {"PYTHONWARNINGS": "ignore::RuntimeWarning"}  # NumPy scalars warn as they wrap around
+    process = start_check(tmp_path, NUMBA_DISABLE_JIT="1", **ignore)
+    assert process.communicate(timeout=120) == ("right\n", "")
+
+
+@compiled_only
+@pytest.mark.slow
+def test_processes_that_fill_the_cache_together_are_all_right(tmp_path: Path) -> None:
+    for _ in range(2):  # an empty cache, then the one that they left
+        processes = [start_check(tmp_path) for _ in range(4)]
+        for process in processes:
+            assert process.communicate(timeout=240) == ("right\n", "")
+    assert list(tmp_path.rglob("hash.xxh3_64-*.nbi"))

@@ -1,0 +1,277 @@
+"""The words that the program knows, each with its help."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from vmbk.cli import study, trace, vault
+from vmbk.cli.reply import Reply
+from vmbk.errors import InputError
+from vmbk.units import parse_size, quoted
+
+MOST_STATES: Final = 10_000_000
+MOST_SEED: Final = (1 << 63) - 1
+TRACE: Final = "a trace file, or the name of a shipped capture; a file of that name comes first"
+EPILOG: Final = """\
+exit codes: 0 done, 2 bad usage or input, 3 integrity failure, 1 anything else
+environment: VMBK_KEY_FILE names the key file, VMBK_PROGRESS=0 forbids progress bars and 1 forces
+them, VMBK_DEBUG=1 shows tracebacks
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors are input errors like any other, so that ``--json`` covers them too."""
+
+    def __init__(self, **settings: Any) -> None:
+        # Abbreviations would break scripts whenever an option is added.
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        most = 500
+        shown = message if len(message) <= most else f"{message[:most]}…"
+        raise InputError(shown, hint=f"see: {self.prog} --help")
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number within bounds, as a type of arguments."""
+
+    def parse(text: str) -> int:
+        # Bounded before it becomes a number: Python refuses, or takes long for, thousands of digits
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,30}", text) else low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{quoted(text)} is not a whole number from {low} to {high}"
+            )
+        return value
+
+    return parse
+
+
+def wants_json(words: list[str]) -> bool:
+    """Whether ``--json`` is among the options, known before the words are understood."""
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; ``run`` of what it returns is the command."""
+    from vmbk import __version__
+
+    parser = _Parser(
+        prog="vmbk",
+        description="The laboratory for VM disk backup.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"vmbk {__version__}", help="print the version"
+    )
+    _json(parser, default=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _study_command(commands)
+    _trace_commands(commands)
+    _vault_commands(commands)
+    _crash_command(commands)
+    return parser
+
+
+def _json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
+    # Suppressed, so that a command does not undo what stands before it: vmbk --json points
+    parser.add_argument(
+        "--json", action="store_true", default=default,
+        help="print exactly one JSON object instead of text",
+    )  # fmt: skip
+
+
+def _add(
+    to: Any, name: str, run: Callable[[argparse.Namespace], Reply], doc: str, more: str = ""
+) -> argparse.ArgumentParser:
+    description = f"{doc[:1].upper()}{doc[1:]}.{more and ' '}{more}"
+    made: argparse.ArgumentParser = to.add_parser(name, help=doc, description=description)
+    _json(made)
+    made.set_defaults(run=run)
+    return made
+
+
+def _group(commands: Any, name: str, doc: str) -> Any:
+    made = commands.add_parser(name, help=doc, description=f"{doc[:1].upper()}{doc[1:]}.")
+    _json(made)
+    return made.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+
+def _in_vault(command: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    if positional:
+        command.add_argument("vault", metavar="URL", help="folder of the vault")
+    else:
+        command.add_argument("--vault", metavar="URL", required=True, help="folder of the vault")
+    command.add_argument(
+        "--key-file", metavar="FILE", help="key of the vault; default: what VMBK_KEY_FILE names"
+    )
+
+
+def _study_command(commands: Any) -> None:
+    p = _add(
+        commands, "study", study.study,
+        "run a declared grid of experiments and report on it: the main job",
+        "Each experiment replays a capture onto a fresh disk, backs it up into a fresh vault at "
+        "intervals, restores every backup and compares it with the disk byte for byte.",
+    )  # fmt: skip
+    p.add_argument(
+        "config", nargs="?", metavar="CONFIG",
+        help="TOML file that declares the study; without it, the default study on the shipped "
+        "captures",
+    )  # fmt: skip
+    p.add_argument(
+        "--out", default="results", metavar="DIR",
+        help="folder for results.parquet, outcomes.parquet and report.html (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _trace_commands(commands: Any) -> None:
+    verbs = _group(commands, "trace", "import, capture and summarise traces")
+    p = _add(verbs, "import", trace.import_, "read a log in a foreign format, write it as a trace")
+    p.add_argument("source", metavar="SRC", help="file to read: dm-log-writes, QEMU blklogwrites")
+    _trace_target(p)
+    p.add_argument(
+        "--format", default="auto", metavar="FORMAT",
+        help="format of SRC; auto goes by its content (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--volume-size", type=_size, metavar="SIZE",
+        help="size of the disk, where the format does not say, such as 64MiB",
+    )  # fmt: skip
+    p = _add(verbs, "info", trace.info, "summarise a trace")
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p = _add(verbs, "capture", trace.capture, "run a real guest and record every write and flush")
+    p.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a TOML file")
+    _trace_target(p)
+
+    p = _add(commands, "replay", trace.replay, "apply a trace's writes to a disk image")
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument(
+        "--disk", metavar="IMG", required=True,
+        help="raw image to write on; made in the volume's size where it is absent",
+    )  # fmt: skip
+    p.add_argument(
+        "--until", type=_whole(0, MOST_SEED), metavar="N",
+        help="only the first N requests (default: all)",
+    )  # fmt: skip
+    p.add_argument(
+        "--seed", type=_whole(0, MOST_SEED), default=0, metavar="S",
+        help="seed of made-up content, for traces without captured bytes (default: %(default)s)",
+    )  # fmt: skip
+
+    p = _add(commands, "hash", trace.hash_, "digest the blocks of a file")
+    p.add_argument("file", metavar="FILE", help="file or image to read")
+    p.add_argument(
+        "--block-size", type=_size, default="64KiB", metavar="SIZE",
+        help="bytes per digest (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--algorithm", default="xxh3-64", metavar="NAME",
+        help="digest of a block (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _trace_target(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "-o", "--output", metavar="DST", required=True,
+        help="trace file to write: .arrow (working form) or .parquet (shipping form)",
+    )  # fmt: skip
+
+
+def _vault_commands(commands: Any) -> None:
+    verbs = _group(commands, "vault", "create, check and measure vaults")
+    p = _add(verbs, "create", vault.create, "make a vault, and its key where the file is absent")
+    _in_vault(p, positional=True)
+    p = _add(verbs, "check", vault.check, "look for damage in a vault")
+    p.add_argument(
+        "--read-data", action="store_true",
+        help="read and verify every chunk too; without it, only what describes them",
+    )  # fmt: skip
+    _in_vault(p, positional=True)
+    p = _add(verbs, "stats", vault.stats, "say what a vault holds")
+    _in_vault(p, positional=True)
+
+    p = _add(commands, "backup", vault.backup, "back the disks of a VM up as one recovery point")
+    p.add_argument(
+        "disks", nargs="+", metavar="DISK",
+        help="raw image or device; name=PATH where the disk's name is not the file's",
+    )  # fmt: skip
+    _in_vault(p)
+    p.add_argument("--vm", required=True, metavar="NAME", help="name of the VM in the vault")
+    p.add_argument(
+        "--detect", default="auto", metavar="DETECTOR",
+        help="how changes are found: auto, full, checksum, tracking, differential or compare "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--block-size", type=_size, default="64KiB", metavar="SIZE",
+        help="unit in which changes are found (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--sub-block-size", type=_size, default="4KiB", metavar="SIZE",
+        help="unit to which changed blocks are drilled down before they are sent "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--no-drill-down", action="store_true", help="send changed blocks whole")
+    p.add_argument(
+        "--gap", type=_size, default="0", metavar="SIZE",
+        help="join extents that are at most this far apart (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--exclude", action="append", default=[], metavar="NAME",
+        help="leave this disk out, such as the temporary disk; repeatable",
+    )  # fmt: skip
+    p.add_argument(
+        "--consistency", default="crash", metavar="LABEL",
+        help="what the point is said to be: application, filesystem or crash consistent "
+        "(default: %(default)s)",
+    )  # fmt: skip
+
+    p = _add(commands, "points", vault.points, "list the recovery points of a vault")
+    _in_vault(p)
+    p.add_argument("--vm", metavar="NAME", help="only those of this VM")
+
+    p = _add(commands, "restore", vault.restore, "restore a recovery point's disks as raw images")
+    p.add_argument("point", metavar="POINT", help="id of a point, the beginning of one, or: latest")
+    _in_vault(p)
+    p.add_argument(
+        "--to", metavar="DIR", required=True,
+        help="folder for the images, DIR/<disk>.raw; made where it is absent",
+    )  # fmt: skip
+    p.add_argument("--vm", metavar="NAME", help="the VM whose latest point is meant")
+    p.add_argument("--disk", action="append", metavar="NAME", help="only this disk; repeatable")
+
+
+def _crash_command(commands: Any) -> None:
+    p = _add(
+        commands, "crash", study.crash,
+        "cut the power of a captured workload, judge what is left with real checkers",
+        "Each state is the disk as a power cut would have left it; e2fsck judges the file system "
+        "and SQLite the database.",
+    )  # fmt: skip
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument(
+        "--model", default="flush", choices=("flush", "request"),
+        help="where power may fail: right after a flush, or between any two writes "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--states", type=_whole(1, MOST_STATES), default=16, metavar="N",
+        help="how many states are judged, spread over the trace; all where it has fewer "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--seed", type=_whole(0, MOST_SEED), default=0, metavar="S",
+        help="seed of the choice of states (default: %(default)s)",
+    )  # fmt: skip

@@ -1,0 +1,247 @@
+"""Read a disk once; hash its blocks, find zeros, and drill down, window by window.
+
+The one place where detectors read. A window of up to 4 MiB is read into a buffer that stays in the
+processor's cache while it is hashed at block level, tested for zeros, and, where a block is not
+what the base says, hashed again at sub-block level. Windows are shared out among threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import count
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmbk.detect.changes import Digests
+from vmbk.disk.base import Ranges, ReadableDisk
+from vmbk.progress import progress
+from vmbk.units import MIB
+
+WINDOW: Final = 4 * MIB
+"""Bytes read at once: large enough for full disk speed, small enough for the L2 and L3 caches."""
+
+
+KERNELS: Final = ("hash", "compare", "bitmap", "extents", "overlay")
+"""Families of kernels that every job uses."""
+
+
+def default_workers() -> int:
+    """Threads to use: the processors this process may run on, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)))
+
+
+def load_kernels() -> None:
+    """Compile the kernels that every job uses, or load them from the cache.
+
+    Called before anything is timed, so that a stage's time is its own. The first call on a machine
+    compiles for some seconds, and shows a bar.
+    """
+    with progress("load kernels", len(KERNELS), unit="families") as advance:
+        for family in KERNELS:
+            import_module(f"vmbk.kernels.{family}")
+            advance(1)
+
+
+def zero_digest(length: int) -> np.uint64:
+    """XXH3-64 of ``length`` zero bytes."""
+    from vmbk.kernels.hash import xxh3_64
+
+    return np.uint64(xxh3_64(np.zeros(length, np.uint8)))
+
+
+def zero_digests(size: int, unit: int) -> Digests:
+    """XXH3-64 of every unit of a disk that is all zeros; the last unit may be short."""
+    digests = np.full(-(-size // unit), zero_digest(unit), np.uint64)
+    if size % unit:
+        digests[-1] = zero_digest(size % unit)
+    return digests
+
+
+def align(ranges: Ranges, unit: int, size: int) -> Ranges:
+    """Grow ranges to whole units and join those that meet; the last is clipped to the disk."""
+    offsets, lengths = ranges
+    if not len(offsets):
+        return offsets, lengths
+    first = offsets // unit
+    last = -(-(offsets + lengths) // unit)
+    starts_run = np.concatenate([[True], first[1:] > np.maximum.accumulate(last)[:-1]])
+    run = np.flatnonzero(starts_run)
+    begin = first[run] * unit
+    end = np.minimum(np.maximum.reduceat(last, run) * unit, size)
+    return begin, end - begin
+
+
+def touched_units(ranges: Ranges, unit: int, size: int) -> NDArray[np.bool_]:
+    """Which units of a disk the ranges touch.
+
+    Returns
+    -------
+    ndarray of bool, shape (units,)
+    """
+    from vmbk.kernels.bitmap import mark_ranges
+
+    units = -(-size // unit)
+    bits = np.zeros((units + 7) // 8, np.uint8)
+    mark_ranges(bits, ranges[0], ranges[1], unit)
+    return np.unpackbits(bits, count=units, bitorder="little").view(bool)
+
+
+def bitmap_ranges(bits: NDArray[np.uint8], unit: int, size: int, gap: int = 0) -> Ranges:
+    """Coalesced extents of a bitmap with one bit per ``unit`` bytes of a disk."""
+    from vmbk.kernels.extents import bitmap_to_extents, count_extents
+
+    units, gap_units = -(-size // unit), gap // unit
+    found = count_extents(bits, units, gap_units)
+    offsets, lengths = np.empty(found, np.int64), np.empty(found, np.int64)
+    bitmap_to_extents(bits, units, unit, gap_units, size, offsets, lengths)
+    return offsets, lengths
+
+
+def flag_ranges(flags: NDArray[np.bool_], unit: int, size: int, gap: int = 0) -> Ranges:
+    """Coalesced extents of the units that are flagged."""
+    return bitmap_ranges(np.packbits(flags, bitorder="little"), unit, size, gap)
+
+
+def windows(ranges: Ranges, unit: int) -> Ranges:
+    """Cut ranges that begin on units into pieces of at most `WINDOW` bytes."""
+    return split(ranges, max(WINDOW // unit, 1) * unit)
+
+
+def split(ranges: Ranges, piece: int) -> Ranges:
+    """Cut ranges at every multiple of ``piece`` bytes of the disk."""
+    offsets, lengths = ranges
+    first, last = offsets // piece, (offsets + lengths - 1) // piece
+    pieces = last - first + 1
+    owner = np.repeat(np.arange(len(offsets)), pieces)
+    nth = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = np.maximum((first[owner] + nth) * piece, offsets[owner])
+    end = np.minimum((first[owner] + nth + 1) * piece, (offsets + lengths)[owner])
+    return begin.astype(np.int64), (end - begin).astype(np.int64)
+
+
+def for_each(
+    items: int,
+    work: Callable[[int, Any], None],
+    make_local: Callable[[], Any],
+    workers: int,
+    failed: threading.Event | None = None,
+) -> None:
+    """Call ``work(i, local)`` for every i below ``items``, shared out among threads.
+
+    The first exception, or an interrupt, stops the others at their next item and is raised; the
+    event ``failed`` is set then.
+    """
+    tickets, failed = count(), failed or threading.Event()
+    errors: list[BaseException] = []  # in the order in which they happened
+
+    def run() -> None:
+        local = make_local()
+        try:
+            while (i := next(tickets)) < items and not failed.is_set():
+                work(i, local)
+        except BaseException as error:
+            errors.append(error)
+            failed.set()
+
+    workers = max(1, min(workers, items))
+    if workers == 1:
+        run()
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                wait([pool.submit(run) for _ in range(workers)])
+            except BaseException:  # an interrupt reaches only this thread
+                failed.set()
+                raise
+    if errors:
+        raise errors[0]
+
+
+@dataclass
+class Scan:
+    """Digests and zeros of the units that were read, filled in by `scan`."""
+
+    digests: Digests
+    """Block digests, shape (blocks,)."""
+    sub_digests: Digests | None
+    """Sub-block digests, shape (sub-blocks,), renewed where a block differs from the base."""
+    zero: NDArray[np.uint8]
+    """1 where a grain reads as zeros, shape (grains,)."""
+    scanned_bytes: int = 0
+    hashed_bytes: int = 0
+
+
+def scan(
+    disk: ReadableDisk,
+    ranges: Ranges,
+    units: tuple[int, int],
+    state: Scan,
+    base: Digests | None,
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Read the ranges (whole blocks) and renew ``state`` for them.
+
+    Parameters
+    ----------
+    disk : ReadableDisk
+        What is read.
+    ranges : offsets, lengths
+        Whole blocks in bytes.
+    units : (int, int)
+        Bytes per block and per sub-block; 0 for the latter means no drill-down.
+    state : Scan
+        Arrays over the whole disk, renewed in place.
+    base : ndarray of uint64 or None
+        Block digests of the base; blocks that equal them are not hashed at sub-block level.
+    """
+    from vmbk.kernels.compare import zero_blocks
+    from vmbk.kernels.hash import xxh3_64_blocks
+
+    block, sub = units
+    grain = sub or block
+    offsets, lengths = windows(ranges, block)
+    lock = threading.Lock()
+
+    def work(i: int, buffer: NDArray[np.uint8]) -> None:
+        offset, length = int(offsets[i]), int(lengths[i])
+        data = buffer[:length]
+        disk.read_into(offset, data)
+        first, last = offset // block, -(-(offset + length) // block)
+        digests = state.digests[first:last]
+        xxh3_64_blocks(data, block, digests)
+        zero_blocks(data, grain, state.zero[offset // grain : -(-(offset + length) // grain)])
+        hashed = length
+        if sub and state.sub_digests is not None:
+            differs = np.ones(last - first, bool) if base is None else digests != base[first:last]
+            for lo, hi in _runs(differs):
+                part = data[lo * block : hi * block]
+                at = (offset + lo * block) // sub
+                xxh3_64_blocks(part, sub, state.sub_digests[at : at + -(-len(part) // sub)])
+                hashed += len(part)
+        with lock:
+            state.scanned_bytes += length
+            state.hashed_bytes += hashed
+        if on_progress is not None:
+            on_progress(length)
+
+    for_each(
+        len(offsets),
+        work,
+        lambda: np.empty(max(WINDOW, block), np.uint8),
+        workers or default_workers(),
+    )
+
+
+def _runs(flags: NDArray[np.bool_]) -> zip[tuple[int, int]]:
+    """Half-open runs of set flags."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    return zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

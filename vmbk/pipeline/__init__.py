@@ -1,0 +1,1 @@
+"""Jobs: back disks up into a vault, and restore recovery points from it."""

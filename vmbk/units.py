@@ -1,0 +1,111 @@
+"""Sizes and durations as people write and read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any, Final
+
+from vmbk.errors import InputError
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+_SIZE_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    **{f"{p}ib": 1 << (10 * i) for i, p in enumerate("kmgtpe", start=1)},
+    **{p: 1 << (10 * i) for i, p in enumerate("kmgtpe", start=1)},
+    **{f"{p}b": 1000**i for i, p in enumerate("kmgtpe", start=1)},
+}
+_DURATION_UNITS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "": 10**9,
+                          "m": 60 * 10**9, "min": 60 * 10**9, "h": 3600 * 10**9,
+                          "d": 86400 * 10**9}  # fmt: skip
+# No size and no duration needs more digits, and numbers without end are slow to turn into one.
+_NUMBER_UNIT: Final = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([a-zA-Z]{0,3})\s*", re.ASCII)
+
+
+def quoted(value: Any, most: int = 60) -> str:
+    """A bad value as an error message quotes it: its ``repr``, of a long one the two ends."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of thousands of digits"
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes in a size such as ``64KiB``, ``4MiB``, ``1.5GiB`` or ``65536``.
+
+    ``K``, ``KiB`` are 1024 bytes, ``KB`` 1000. The result must be a whole number of bytes below
+    2**63.
+
+    Raises
+    ------
+    InputError
+        If the text is no size, is not whole, or does not fit in 63 bits.
+    """
+    if isinstance(text, int):
+        value = Fraction(text)
+    else:
+        match = _NUMBER_UNIT.fullmatch(text)
+        unit = match[2].lower() if match else "?"
+        if match is None or unit not in _SIZE_UNITS:
+            raise InputError(
+                f"{quoted(text)} is not a size", hint="write it as 64KiB, 4MiB or 65536"
+            )
+        value = Fraction(match[1]) * _SIZE_UNITS[unit]
+    if value.denominator != 1 or not 0 <= value < 1 << 63:
+        raise InputError(f"{quoted(text)} is not a whole number of bytes between 0 and 2^63")
+    return int(value)
+
+
+def format_size(size: float) -> str:
+    """A size for people: ``1536`` is ``1.5 KiB``."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if abs(value) < 1024:
+            break
+        value, unit = value / 1024, larger
+    digits = f"{value:.1f}".removesuffix(".0") if unit != "B" else f"{value:.0f}"
+    return f"{digits} {unit}"
+
+
+def parse_duration(text: str | float) -> int:
+    """Nanoseconds in a duration such as ``90s``, ``15m``, ``1h`` or ``1.5`` (seconds).
+
+    Raises
+    ------
+    InputError
+        If the text is no duration or is negative.
+    """
+    if isinstance(text, str):
+        match = _NUMBER_UNIT.fullmatch(text)
+        unit = match[2].lower() if match else "?"
+        seconds = Fraction(match[1]) if match and unit in _DURATION_UNITS else None
+    else:
+        finite = isinstance(text, int) or math.isfinite(text)
+        unit, seconds = "s", Fraction(text) if finite and text >= 0 else None
+    if seconds is None:
+        raise InputError(f"{quoted(text)} is not a duration", hint="write it as 90s, 15m or 1h")
+    value = round(seconds * _DURATION_UNITS[unit])
+    if value >= 1 << 63:
+        raise InputError(f"{quoted(text)} is longer than 292 years")
+    return value
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: ``0.0123`` is ``12 ms``, ``5400`` is ``1 h 30 min``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
