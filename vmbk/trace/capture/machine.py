@@ -170,12 +170,14 @@ def _watch(command: list[str], log: Path, timeout_s: float, folder: Path) -> lis
 
 
 def _last_lines(folder: Path) -> str:
-    """The end of what QEMU and the guest's console said."""
+    """The end of what QEMU and the guest's console said, and before it a panic's first line."""
     said = []
     for name in ("qemu", "console"):
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         said += [line for line in text.replace(str(folder), "").splitlines() if line.strip()]
-    return "".join(f"\n  | {line}" for line in said[-_CONSOLE_LINES:])
+    # The stack that follows a panic can be longer than what is shown.
+    panic = [line for line in said[:-_CONSOLE_LINES] if "Kernel panic" in line]
+    return "".join(f"\n  | {line}" for line in panic[-1:] + said[-_CONSOLE_LINES:])
 
 
 def _version(qemu: str) -> str:
