@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help study test lab lint clean
+.PHONY: help study test bench lab lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, noteb
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 	$(BIN)/pytest --nbval --nbval-cell-timeout=120 -p no:xdist notebooks
+
+bench: $(VENV)/.ready  ## measure traces at scale: 100 million requests, some minutes
+	$(BIN)/python -m benchmarks.traces $(BENCH)
 
 lab: $(VENV)/.ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

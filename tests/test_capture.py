@@ -35,7 +35,7 @@ from vmbk.trace.capture.guest import (
     shared_libraries,
 )
 from vmbk.trace.capture.machine import Run
-from vmbk.trace.schema import Op
+from vmbk.trace.schema import Op, Volume
 from vmbk.trace.store import Trace, read_trace
 
 MIB = 1 << 20
@@ -77,13 +77,13 @@ def own_recipe(folder: Path, script: str, toml: str = TOML) -> Path:
 
 
 def test_shipped_recipes_load() -> None:
-    assert recipes() == ("ext4-fragmented", "ext4-sqlite")
+    assert {"ext4-fragmented", "ext4-postgresql", "ext4-sqlite", "xfs-sqlite"} <= set(recipes())
     for name in recipes():
         recipe = Recipe.load(name)
-        assert recipe.volume_size == 64 * MIB
+        assert recipe.disks
         assert recipe.doc
         assert recipe.doc.count("\n") == 0
-    assert len({Recipe.load(name).digest for name in recipes()}) == 2
+    assert len({Recipe.load(name).digest for name in recipes()}) == len(recipes())
 
 
 def test_an_own_recipe_is_named_by_its_path(tmp_path: Path) -> None:
@@ -237,11 +237,14 @@ GUEST: list[Entry] = [
 ]
 
 
+VOLUME = Volume(0, "disk", 8 * MIB)
+
+
 def guest_run(folder: Path, entries: list[Entry], marks: list[str]) -> Run:
     (folder / "log").write_bytes(write_log(entries))
     return Run(
         log=folder / "log",
-        disk=folder / "none",
+        disks=(folder / "none",),
         marks=marks,
         sample_ns=np.array([100, 250, 700, 900]),
         sample_bytes=np.array([512, 512 + 4608, 512 + 4608 * 2 + 512 + 100, 1 << 30]),
@@ -251,7 +254,7 @@ def guest_run(folder: Path, entries: list[Entry], marks: list[str]) -> Run:
 
 
 def test_writes_behind_the_volume_become_marks(tmp_path: Path) -> None:
-    trace = assemble(guest_run(tmp_path, GUEST, ["commit 1", "commit 2 ü"]), 8 * MIB, {"by": "us"})
+    trace = assemble(guest_run(tmp_path, GUEST, ["commit 1", "commit 2 ü"]), [VOLUME], {"by": "us"})
     assert trace.marks() == [(2, "commit 1"), (4, "commit 2 ü")]
     assert trace.requests.op.tolist() == [Op.WRITE, Op.FLUSH, Op.MARK, Op.WRITE, Op.MARK]
     assert trace.requests.offset.tolist() == [0, 0, 0, 8 * MIB - 4096, 0]
@@ -261,7 +264,7 @@ def test_writes_behind_the_volume_become_marks(tmp_path: Path) -> None:
 
 
 def test_a_request_has_the_time_at_which_the_log_was_first_seen_to_hold_it(tmp_path: Path) -> None:
-    trace = assemble(guest_run(tmp_path, GUEST, ["commit 1", "commit 2 ü"]), 8 * MIB, {})
+    trace = assemble(guest_run(tmp_path, GUEST, ["commit 1", "commit 2 ü"]), [VOLUME], {})
     # Entries end at 5120, 5632, 10240, 14848 and 19456; sizes seen were 512, 5120, 10340, all.
     assert trace.requests.time_ns.tolist() == [0, 450, 450, 650, 650]
 
@@ -273,7 +276,7 @@ def test_marks_that_were_not_acknowledged_so_are_an_integrity_error(
     told: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(IntegrityError, match=f"acknowledged {len(told)}"):
-        assemble(guest_run(tmp_path, GUEST, told), 8 * MIB, {})
+        assemble(guest_run(tmp_path, GUEST, told), [VOLUME], {})
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_other_requests_behind_the_volume_are_refused(
     entry: Entry, error: type[VmbkError], tmp_path: Path
 ) -> None:
     with pytest.raises(error):
-        assemble(guest_run(tmp_path, [*GUEST, entry], ["commit 1", "commit 2 ü"]), 8 * MIB, {})
+        assemble(guest_run(tmp_path, [*GUEST, entry], ["commit 1", "commit 2 ü"]), [VOLUME], {})
 
 
 # Whole captures

@@ -109,3 +109,12 @@ def format_duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_interval(seconds: float) -> str:
+    """An interval as it was chosen: ``3600`` is ``1 h``; one that is not round as any duration."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= unit:
+            whole = round(seconds / unit, 9)
+            return f"{whole:.0f} {name}" if whole.is_integer() else format_duration(seconds)
+    return format_duration(seconds)

@@ -73,7 +73,7 @@ def _each_lane(value: int) -> Any:
 
 
 def _bytes_of(data: Any) -> Any:
-    return data
+    return data.view(np.uint8)
 
 
 @_lowers(_bytes_of)
@@ -81,7 +81,8 @@ def bytes_of(typing: Any, data: Any) -> Any:
     """``bytes_of(data)``: where an array's bytes are. The array must outlive the result."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.bitcast(start, _I8.as_pointer())
 
     return Bytes(data), generate
 

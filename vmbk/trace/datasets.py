@@ -1,7 +1,7 @@
 """The captures that travel with vmbk, and their catalogue.
 
-``python -m vmbk.trace.datasets [NAME ...]`` captures them anew (all of them without a name) and
-writes the catalogue.
+``python -m vmbk.trace.datasets [NAME ...]`` captures them anew and writes the catalogue; without a
+name, those shipped recipes whose capture is not there yet, and ``--all`` all of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from vmbk.errors import NotFoundError, TraceFormatError
 from vmbk.units import quoted
 
 if TYPE_CHECKING:
+    from vmbk.trace.capture import Recipe
     from vmbk.trace.table import Trace
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _CATALOGUE: Final = "catalogue.json"
+_DATABASES: Final = {"sqlite3": "SQLite", "postgres": "PostgreSQL"}
+"""Databases by the programs that a guest brings for them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class Dataset:
         What it holds.
     recipe : str
         The recipe of `vmbk.trace.capture` that makes it.
+    file_system : str
+        What the guest's volumes were formatted with.
+    database : str or None
+        The database that ran on them, if any.
+    volume_size : int
+        Bytes of all volumes together.
+    duration_s : float
+        Seconds of real time that the trace covers.
+    acknowledged : int
+        Marks that the workload wrote: commits, syncs and the like that had to be durable.
     rows : int
         Requests.
     size : int
@@ -49,9 +62,18 @@ class Dataset:
     path: Path
     doc: str
     recipe: str
+    file_system: str
+    database: str | None
+    volume_size: int
+    duration_s: float
+    acknowledged: int
     rows: int
     size: int
     digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"path": str(self.path)}
 
 
 def datasets_folder() -> Path:
@@ -163,32 +185,79 @@ def make_datasets(names: Iterable[str], folder: Path) -> None:
         As `vmbk.trace.capture.capture`.
     """
     from vmbk.trace.capture import Recipe, capture
-    from vmbk.trace.store import replacing
 
-    entries: dict[str, dict[str, Any]] = {}
-    if (folder / _CATALOGUE).is_file():
-        entries = {d.name: asdict(d) | {"file": d.path.name} for d in datasets(folder)}
+    known = {d.name: d for d in datasets(folder)} if (folder / _CATALOGUE).is_file() else {}
     for name in names:
         path = folder / f"{name}.parquet"
-        trace = capture(name, path)
-        entries[name] = {
-            "name": name,
-            "file": path.name,
-            "doc": Recipe.load(name).doc,
-            "recipe": name,
-            "rows": len(trace),
-            "size": path.stat().st_size,
-            "digest": trace.digest,
-        }
-    listed = [entries[name] for name in sorted(entries)]
-    for entry in listed:
-        entry.pop("path", None)
+        known[name] = describe(Recipe.load(name), capture(name, path), path)
+        # After each one: what has been captured stays, should a later one fail.
+        _write_catalogue(known.values(), folder)
+
+
+def describe(recipe: Recipe, trace: Trace, path: Path) -> Dataset:
+    """The catalogue's entry of a capture.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The recipe that made it.
+    trace : Trace
+    path : Path
+        The trace's file.
+    """
+    labels = [label for _, label in trace.marks()]
+    # The phases of every guest are marked before and after what the workload itself acknowledges.
+    first, last = labels.index("workload begins"), labels.index("workload ends")
+    brought = [*recipe.programs, *recipe.files]
+    return Dataset(
+        name=recipe.name,
+        path=path,
+        doc=recipe.doc,
+        recipe=recipe.name,
+        file_system=", ".join(dict.fromkeys(_file_system(disk.mkfs) for disk in recipe.disks)),
+        database=next(
+            (kind for program, kind in _DATABASES.items() if any(program in b for b in brought)),
+            None,
+        ),
+        volume_size=sum(volume.size for volume in trace.volumes),
+        duration_s=round(trace.summary().duration_s, 1),
+        acknowledged=last - first - 1,
+        rows=len(trace),
+        size=path.stat().st_size,
+        digest=trace.digest,
+    )
+
+
+def _file_system(mkfs: tuple[str, ...]) -> str:
+    """What ``mkfs.xfs ...`` or ``mke2fs -t ext4 ...`` makes."""
+    if "-t" in mkfs[:-1]:
+        return mkfs[mkfs.index("-t") + 1]
+    return mkfs[0].removeprefix("mkfs.")
+
+
+def _write_catalogue(found: Iterable[Dataset], folder: Path) -> None:
+    from vmbk.trace.store import replacing
+
+    listed = []
+    for dataset in sorted(found, key=lambda dataset: dataset.name):
+        entry = asdict(dataset)
+        name = entry.pop("name")
+        listed.append({"name": name, "file": entry.pop("path").name} | entry)
     with replacing(folder / _CATALOGUE) as temporary:
         text = json.dumps({"datasets": listed}, indent=2, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def _main(words: list[str], folder: Path) -> None:
     from vmbk.trace.capture import recipes
 
-    make_datasets(sys.argv[1:] or recipes(), _PACKAGE.parent / "datasets")
+    there = {path.stem for path in folder.glob("*.parquet")}
+    if words == ["--all"]:
+        names = list(recipes())
+    else:
+        names = words or [name for name in recipes() if name not in there]
+    make_datasets(names, folder)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:], _PACKAGE.parent / "datasets")

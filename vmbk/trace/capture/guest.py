@@ -41,6 +41,27 @@ def find_program(name: str, package: str) -> Path:
     return Path(found)
 
 
+def find_files(pattern: str, package: str) -> list[Path]:
+    """The file that a pattern names, or all files below that folder, by name.
+
+    Raises
+    ------
+    ToolMissingError
+        Naming the Debian package.
+    """
+    found = max(Path("/").glob(pattern.lstrip("/")), key=_by_version, default=None)
+    if found is None:
+        raise ToolMissingError(pattern, package)
+    if not found.is_dir():
+        return [found]
+    return sorted(path for path in found.rglob("*") if path.is_file())
+
+
+def _by_version(path: Path) -> list[tuple[int, str]]:
+    """A key by which version 15 comes after version 9."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", str(path))]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel and the folder of its modules."""
@@ -184,6 +205,9 @@ def build_initramfs(recipe: Recipe, kernel: Kernel) -> bytes:
             archive.add(folder, stat.S_IFDIR | 0o755)
         for name, package in recipe.programs.items():
             _add_program(archive, name, find_program(name, package))
+        for pattern, package in recipe.files.items():
+            for path in find_files(pattern, package):
+                _add_file(archive, str(path).lstrip("/"), path)
         _add_busybox(archive)
         files = module_files(kernel, [*DISK_MODULES, *recipe.modules])
         for file in files:
@@ -199,7 +223,16 @@ def build_initramfs(recipe: Recipe, kernel: Kernel) -> bytes:
 
 
 def _add_program(archive: Archive, name: str, path: Path) -> None:
-    archive.add(f"bin/{name}", stat.S_IFREG | 0o755, path.read_bytes())
+    _add_file(archive, f"bin/{name}", path)
+
+
+def _add_file(archive: Archive, name: str, path: Path) -> None:
+    """A file, and the libraries without which it would not run."""
+    data = path.read_bytes()
+    mode = 0o755 if path.stat().st_mode & 0o111 else 0o644
+    archive.add(name, stat.S_IFREG | mode, data)
+    if not data.startswith(b"\x7fELF"):
+        return
     for library in shared_libraries(path):
         archive.add(str(library).lstrip("/"), stat.S_IFREG | 0o755, library.read_bytes())
 
@@ -217,12 +250,9 @@ def _add_busybox(archive: Archive) -> None:
 
 def _settings(recipe: Recipe, modules: list[str]) -> str:
     """Shell variables for the guest's init and the workload."""
-    # By its path: BusyBox's shell prefers its own applet to a program of the same name.
-    mkfs = (f"/bin/{recipe.mkfs[0]}", *recipe.mkfs[1:])
     variables = {
         "VMBK_MODULES": " ".join(modules),
-        "VMBK_MKFS": shlex.join(mkfs),
-        "VMBK_VOLUME_SIZE": str(recipe.volume_size),
+        **recipe.settings(),
         "VMBK_TIMEOUT": str(math.ceil(recipe.timeout_s)),
         **recipe.environment,
     }

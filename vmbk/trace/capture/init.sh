@@ -25,10 +25,10 @@ step() {
 for module in $VMBK_MODULES; do
     step insmod "/modules/$module.ko"
 done
-export VMBK_DISK=/dev/vda
+export VMBK_DISK="$VMBK_DISK_0"
 
-# A mark is a 4 KiB block written straight to the disk, past the end of the volume. The area has
-# room for 256 of them and is used in turn. The line to the host comes last: what it says happened.
+# A mark is a 4 KiB block written straight to the first disk, past the end of the volume. The area
+# has room for 256 of them and is used in turn. The line to the host comes last: what it says happened.
 cat > /bin/mark << 'END'
 #!/bin/sh
 read -r turn < /tmp/turn
@@ -40,20 +40,35 @@ END
 chmod 755 /bin/mark
 echo 0 > /tmp/turn
 
-eval "set -- $VMBK_MKFS"
-step "$@" "$VMBK_DISK" "$((VMBK_VOLUME_SIZE / 1024))k"
+for id in $VMBK_VOLUMES; do
+    eval "eval set -- \"\$VMBK_MKFS_$id\""
+    step "$@"
+done
 step mark 'mkfs done'
-step mount "$VMBK_DISK" /mnt
+for id in $VMBK_VOLUMES; do
+    eval "disk=\$VMBK_DISK_$id place=\$VMBK_MOUNT_$id options=\$VMBK_OPTIONS_$id"
+    step mkdir -p "$place"
+    step mount ${options:+-o "$options"} "$disk" "$place"
+done
 step mark 'mounted'
-cd /mnt
+step cd "$VMBK_MOUNT_0"
 step mark 'workload begins'
 sh -eu /workload
 status=$?
 cd /
 [ $status = 0 ] || { echo "the workload failed ($status)"; finish $status; }
 step mark 'workload ends'
-step umount /mnt
+places=
+for id in $VMBK_VOLUMES; do
+    eval "places=\"\$VMBK_MOUNT_$id \$places\""  # the last one first
+done
+for place in $places; do
+    step umount "$place"
+done
 step mark 'unmounted'
-# Flush the disk once more, so that the log's count of entries covers the last mark.
-step dd if=/dev/null of="$VMBK_DISK" conv=fsync,notrunc status=none
+# Flush each disk once more, so that the log's count of entries covers the last mark.
+for id in $VMBK_VOLUMES; do
+    eval "disk=\$VMBK_DISK_$id"
+    step dd if=/dev/null of="$disk" conv=fsync,notrunc status=none
+done
 finish 0

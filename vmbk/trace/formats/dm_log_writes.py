@@ -106,17 +106,24 @@ def read(path: Path, volume_size: int | None = None) -> tuple[Trace, int]:
     return to_trace(rows, Volume(0, "disk", volume_size, rows.sector_size)), rows.skipped
 
 
-def read_rows(path: Path) -> LogRows:
+def read_rows(path: Path, first: int = 0, size: int | None = None) -> LogRows:
     """Read the entries of a log and turn them into requests, leaving the payloads where they are.
 
     A flush with data becomes a flush and then a write, for that is the order it promises.
+
+    Parameters
+    ----------
+    path : Path
+    first, size : int
+        The file's byte at which the log begins, and how many it takes; all of them by default.
 
     Raises
     ------
     TraceFormatError
         As for `read`.
     """
-    log = _map(path)
+    log = _map(path)[first:]
+    log = log if size is None else log[:size]
     sector_size, n_entries = _superblock(log)
     from vmbk.kernels.log import BAD_MARK, COMPLETE, TOO_LARGE, TRUNCATED, walk_log
 
