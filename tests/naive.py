@@ -365,3 +365,383 @@ def walk_log(
         entries.append((sector * sector_size, sectors * sector_size, flags, start, stored, end))
         at = end
     return entries, complete
+
+
+# --- Synthetic requests --------------------------------------------------------------------------
+
+
+def word(key: int, index: int) -> int:
+    return splitmix64(key + (index + 1) * GAMMA)
+
+
+def below(draw: int, n: int) -> int:
+    return int((draw >> 12) / 2**52 * n)
+
+
+def choose(draw: int, edges: Sequence[int]) -> int:
+    return max(k for k in range(len(edges) - 1) if edges[k] <= draw >> 2)
+
+
+def permute(value: int, n: int, bits: int, key: int) -> int:
+    if n <= 1:
+        return 0
+    shift, odd = (bits + 1) // 2, key >> 12 | 1
+    while True:
+        for factor, addend in ((odd, key), (0xD6E8FEB86659FD93, 0), (odd, 0)):
+            value = (value + addend) * factor % 2**bits
+            value ^= value >> shift
+        if value < n:
+            return value
+
+
+def draw_kinds(key: int, first: int, count: int, edges: Sequence[int]) -> list[int]:
+    order = word(key, first)
+    step = (2**64 - 1) // max(count, 1)
+    places = [permute(i, count, (count - 1).bit_length(), order) for i in range(count)]
+    return [choose(p * step + splitmix64(order) % step, edges) for p in places]
+
+
+def tally_kinds(
+    kinds: Sequence[int], counter: Sequence[int], weight: Sequence[int], totals: Sequence[int]
+) -> list[int]:
+    return [
+        total + sum(weight[k] for k in kinds if counter[k] == c) for c, total in enumerate(totals)
+    ]
+
+
+def advance_kinds(
+    kinds: Sequence[int], counter: Sequence[int], weight: Sequence[int], totals: Sequence[int]
+) -> list[int]:
+    return [
+        tally_kinds(kinds[:i], counter, weight, totals)[counter[k]] for i, k in enumerate(kinds)
+    ]
+
+
+def line_place(
+    key: int,
+    index: int,
+    cursor: int,
+    pattern: str,
+    slots: int,
+    step: int,
+    units: int,
+    hot: tuple[int, int],
+    ranks: Sequence[int],
+    bins: Sequence[tuple[int, int]],
+) -> int:
+    """`hot` is (places, threshold), `bins` are (least rank, count), `ranks` their edges."""
+    order, bits = splitmix64(key + 32), (slots - 1).bit_length()
+    draw, again = word(splitmix64(key + 1), index), word(splitmix64(key + 12), index)
+    if pattern == "nowhere":
+        return 0
+    if pattern == "stream":
+        return permute(cursor // step % slots, slots, bits, order) * step + cursor % step
+    if pattern == "sweep":
+        return permute(cursor % slots, slots, bits, word(order, cursor // slots)) * step
+    if pattern == "anywhere":
+        return below(draw, slots) * step
+    if pattern == "zipf":
+        low, count = bins[choose(draw, ranks)]
+        rank = low + below(again, count)
+    elif draw % 2**32 < hot[1]:
+        rank = below(again, hot[0])
+    else:
+        rank = hot[0] + below(again, slots - hot[0])
+    inner = below(splitmix64(again ^ draw), step - units + 1) if units < step else 0
+    return permute(rank, slots, bits, order) * step + inner
+
+
+def line_places(first: int, requests: Sequence[tuple[int, dict]], **shared: object) -> list[int]:
+    """`requests` are (start of the kind's part, the rest of the arguments of `line_place`)."""
+    return [
+        start + line_place(index=first + i, **own, **shared)  # type: ignore[arg-type]
+        for i, (start, own) in enumerate(requests)
+    ]
+
+
+def lay_out(
+    key: int,
+    requests: Sequence[tuple[int, int]],
+    lengths: Sequence[int],
+    gaps: Sequence[int],
+    span: int,
+    unit: int,
+    shift: int,
+) -> list[int]:
+    """`requests` are (place, units); `lengths` and `gaps` are those of one group."""
+    offsets, n = [], len(lengths)
+    for place, units in requests:
+        if units == 0:
+            offsets.append(0)
+            continue
+        group, within = divmod(place, sum(lengths))
+        draw = word(key, group)
+        a, b = draw % 2**32 * n >> 32, (draw >> 32) * n >> 32
+        long, wide = [*lengths[a:], *lengths[:a]], [*gaps[b:], *gaps[:b]]
+        ends = [sum(long[: e + 1]) for e in range(n)]
+        extent = next(e for e in range(n) if within < ends[e])
+        inner = within - ends[extent] + long[extent]
+        if units <= long[extent]:
+            inner = min(inner, long[extent] - units)
+        else:
+            following = [*range(extent + 1, n), *range(extent + 1)]
+            extent = next(e for e in following if long[e] >= units)
+            inner = within % (long[extent] - units + 1)
+        lead = below(splitmix64(draw), wide[-1] + 1)
+        start = group * span + lead + sum(wide[:extent]) + sum(long[:extent])
+        offsets.append(shift + (start + inner) * unit)
+    return offsets
+
+
+def exponential(draw: int, quantile: Sequence[int]) -> int:
+    value = 0
+    for _ in range(8):
+        cell, part = draw >> 54, (draw >> 12) % 2**20
+        if cell < len(quantile) - 1:
+            return value + quantile[cell] + ((quantile[cell + 1] - quantile[cell]) * part >> 20)
+        value += quantile[-1]
+        draw = splitmix64(draw)
+    return value
+
+
+def arrival_times(
+    key: int,
+    first: int,
+    total: int,
+    count: int,
+    regular: bool,
+    quantile: Sequence[int],
+    edges: Sequence[int],
+    share: Sequence[float],
+) -> list[int]:
+    if regular:
+        sums, whole = list(range(count)), count
+    else:
+        draws = [exponential(word(key, first + i), quantile) for i in range(count)]
+        sums = [sum(draws[: i + 1]) for i in range(count)]
+        whole = sum(draws) + exponential(word(splitmix64(key), first), quantile)
+    low, high = first / total, (first + count) / total
+    times = []
+    for sum_before in sums:
+        at = min(low + (high - low) / max(whole, 1) * sum_before, high)
+        cell = max([b for b in range(len(edges) - 1) if share[b] <= at], default=0)
+        rise, width = share[cell + 1] - share[cell], edges[cell + 1] - edges[cell]
+        part = (at - share[cell]) / rise if rise > 0 else 0.0
+        times.append(min(max(edges[cell] + int(part * width), edges[cell]), edges[cell + 1]))
+    return times
+
+
+# --- Churn per window, from the definitions ------------------------------------------------------
+
+Write = tuple[int, int, int, int, int]  # time_ns, op, volume, offset, length
+
+
+def churn_windows(
+    requests: Sequence[Write], ops: set[int], window_ns: int, block_size: int, gap: int
+) -> tuple[dict[tuple[int, int], dict], dict[tuple[int, int], list[int]]]:
+    """Window and volume -> its figures; volume and log2 of length -> extents and their blocks."""
+    dirty: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for time_ns, op, volume, offset, length in requests:
+        if op in ops and length:
+            dirty.setdefault((time_ns // window_ns, volume), []).append((offset, length))
+    ever: dict[int, set[int]] = {}
+    figures, histogram = {}, {}
+    for (window, volume), writes in sorted(dirty.items()):
+        touched = [range(o // block_size, (o + n - 1) // block_size + 1) for o, n in writes]
+        blocks = sorted({b for blocks in touched for b in blocks})
+        extents = [[blocks[0], blocks[0]]]
+        for block in blocks[1:]:
+            if block - extents[-1][1] - 1 <= gap // block_size:
+                extents[-1][1] = block
+            else:
+                extents.append([block, block])
+        for first, last in extents:
+            length = last - first + 1
+            entry = histogram.setdefault((volume, length.bit_length() - 1), [0, 0])
+            entry[0] += 1
+            entry[1] += length
+        regions: dict[int, int] = {}
+        for block in blocks:
+            region = block * block_size >> 22
+            regions[region] = regions.get(region, 0) + 1
+        seen = ever.setdefault(volume, set())
+        figures[window, volume] = {
+            "writes": len(writes),
+            "write_bytes": sum(n for _, n in writes),
+            "block_writes": sum(len(blocks) for blocks in touched),
+            "unique": len(blocks),
+            "new": len(set(blocks) - seen),
+            "extents": len(extents),
+            "leaves": len(regions),
+            "squares": sum(n * n for n in regions.values()),
+            "first": blocks[0],
+            "last": blocks[-1],
+            "levels": [
+                len({b * block_size // size for b in blocks})
+                for size in (block_size << k for k in range(24))
+                if size <= 4 << 20
+            ],
+        }
+        seen |= set(blocks)
+    return figures, histogram
+
+
+def merge_leaves(one: dict[int, set[int]], two: dict[int, set[int]]) -> dict[int, set[int]]:
+    return {key: one.get(key, set()) | two.get(key, set()) for key in one.keys() | two.keys()}
+
+
+def churn_finish(figures: dict[tuple[int, int], dict]) -> dict[tuple[int, int], dict]:
+    last = max((window for window, _ in figures), default=0)
+    return {key: figure for key, figure in figures.items() if key[0] == last}
+
+
+# --- Records of binary traces --------------------------------------------------------------------
+
+
+def has_tag(data: bytes, at: int, tag: bytes) -> bool:
+    return data[at : at + 4] == tag
+
+
+def walk_tagged(data: bytes, tag: bytes, big: bool, lost: bool) -> tuple[list[int], int, bool]:
+    """Starts, bytes done with, and whether bytes are being passed over."""
+    starts: list[int] = []
+    at = 0
+    while len(data) - at >= 4:
+        if not has_tag(data, at, tag):
+            if not lost:
+                starts.append(-1 - at)
+            at, lost = at + 1, True
+            continue
+        lost = False
+        tail = int.from_bytes(data[at + 46 : at + 48], "big" if big else "little")
+        if len(data) - at < 48 + tail:
+            break
+        starts.append(at)
+        at += 48 + tail
+    return starts, at, lost
+
+
+def walk_sized(data: bytes, least: int, most: int) -> tuple[list[int], int, bool]:
+    """Starts, bytes done with, and whether what follows has a size that no record has."""
+    starts: list[int] = []
+    at = 0
+    while len(data) - at >= 4:
+        size = int.from_bytes(data[at : at + 4], "big")
+        if not least <= size <= most or size % 4:
+            return starts, at, True
+        if len(data) - at < size:
+            break
+        starts.append(at)
+        at += size
+    return starts, at, False
+
+
+# --- Updates, working sets and requests, from the definitions ------------------------------------
+
+
+def blocks_touched(offset: int, length: int, block_size: int) -> range:
+    return range(offset // block_size, (offset + length - 1) // block_size + 1)
+
+
+def cut_requests(
+    requests: Sequence[Write], ops: set[int], block_size: int, leaf_blocks: int
+) -> list[tuple[int, int, int, list[int]]]:
+    """Row, volume, leaf of the volume and blocks within it, of every piece in order."""
+    pieces: list[tuple[int, int, int, list[int]]] = []
+    for row, (_, op, volume, offset, length) in enumerate(requests):
+        if op not in ops or not length:
+            continue
+        for block in blocks_touched(offset, length, block_size):
+            leaf, inside = divmod(block, leaf_blocks)
+            if not pieces or pieces[-1][:3] != (row, volume, leaf):
+                pieces.append((row, volume, leaf, []))
+            pieces[-1][3].append(inside)
+    return pieces
+
+
+def find_leaves(keys: Sequence[int]) -> list[int]:
+    """The slot of each key: in order of first appearance."""
+    order = list(dict.fromkeys(keys))
+    return [order.index(key) for key in keys]
+
+
+def interval_blocks(
+    requests: Sequence[Write], ops: set[int], intervals_ns: Sequence[int], block_size: int
+) -> dict[tuple[int, int], int]:
+    """Volume and interval -> the unique blocks of each window, summed; interval 0: of all."""
+    seen = set()
+    for time_ns, op, volume, offset, length in requests:
+        if op in ops and length:
+            for block in blocks_touched(offset, length, block_size):
+                seen.add((volume, 0, 0, block))
+                seen.update((volume, k, time_ns // k, block) for k in intervals_ns)
+    counts: dict[tuple[int, int], int] = {}
+    for volume, interval, _, _ in seen:
+        counts[volume, interval] = counts.get((volume, interval), 0) + 1
+    return counts
+
+
+def block_updates(
+    requests: Sequence[Write], ops: set[int], block_size: int
+) -> dict[int, dict[str, list]]:
+    """For each volume: block writes in order, and every update's distance and interval."""
+    found: dict[int, dict[str, list]] = {}
+    for time_ns, op, volume, offset, length in requests:
+        if op not in ops or not length:
+            continue
+        of = found.setdefault(volume, {"writes": [], "distances": [], "intervals": []})
+        for block in blocks_touched(offset, length, block_size):
+            earlier = [i for i, (b, _) in enumerate(of["writes"]) if b == block]
+            if earlier:
+                of["distances"].append(len(of["writes"]) - earlier[-1] - 1)
+                of["intervals"].append(time_ns - of["writes"][earlier[-1]][1])
+            of["writes"].append((block, time_ns))
+    return found
+
+
+def profile_requests(requests: Sequence[Write], window_ns: int) -> dict[int, dict]:
+    """For each volume with reads or writes: what they are like."""
+    found: dict[int, dict] = {}
+    for volume in {v for _, op, v, _, n in requests if op in (0, 1) and n}:
+        mine = [(t, op, o, n) for t, op, v, o, n in requests if v == volume and op in (0, 1) and n]
+        random, sequential = [], []
+        for i, (_, op, offset, _) in enumerate(mine):
+            before = mine[max(i - 32, 0) : i]
+            if all(abs(offset - o) > 128 * 1024 for _, _, o, _ in before):
+                random.append(op)
+            if any(offset == o + n for _, _, o, n in before):
+                sequential.append(op)
+        windows: dict[int, list[int]] = {}
+        for t, op, _, n in mine:
+            window = windows.setdefault(t // window_ns, [0, 0, 0, 0])
+            window[op] += 1
+            window[2 + op] += n
+        writes = [(o, n) for _, op, o, n in mine if op == 1]
+        found[volume] = {
+            "reads": len(mine) - len(writes),
+            "writes": len(writes),
+            "small": sum(n < 8192 for _, n in writes),
+            "unaligned": sum(o % 4096 > 0 or n % 4096 > 0 for o, n in writes),
+            "random": len(random),
+            "random_writes": random.count(1),
+            "sequential": len(sequential),
+            "windows": windows,
+        }
+    return found
+
+
+def touch_blocks(requests: Sequence[Write], ops: set[int], block_size: int) -> dict[int, dict]:
+    """For each volume: blocks read, and how often each was written; and where writes begin."""
+    found: dict[int, dict] = {}
+    for _, op, volume, offset, length in requests:
+        if not length or op not in ops | {0}:
+            continue
+        of = found.setdefault(volume, {"read": set(), "written": {}, "begins": []})
+        blocks = blocks_touched(offset, length, block_size)
+        if op == 0:
+            of["read"] |= set(blocks)
+            continue
+        of["begins"].append(blocks[0])
+        for block in blocks:
+            of["written"][block] = of["written"].get(block, 0) + 1
+    return found

@@ -46,3 +46,13 @@ def require_guest() -> Kernel:
     ):
         require_tool(name, package)
     return require_kernel()
+
+
+def real_trace(name: str) -> Path:
+    """A published trace of the folder that ``VMBK_TRACES`` names, where it is set."""
+    folder = os.environ.get("VMBK_TRACES")
+    if folder is None:
+        pytest.skip("VMBK_TRACES names no folder of published traces")
+    path = Path(folder) / name
+    assert path.exists(), f"VMBK_TRACES has no {name}"
+    return path

@@ -22,20 +22,40 @@ _PUBLIC = {
     "RecoveryPoint": "vmbk.vault",
     "RestoreResult": "vmbk.pipeline.results",
     "Settings": "vmbk.detect.changes",
+    "Spec": "vmbk.trace.synthesis",
     "Trace": "vmbk.trace.table",
     "Vault": "vmbk.vault",
     "VmbkError": "vmbk.errors",
+    "activity": "vmbk.trace.metrics.requests",
     "backup": "vmbk.pipeline.backup",
     "capture": "vmbk.trace.capture",
+    "capture_device": "vmbk.trace.capture.tracefs",
+    "capture_host": "vmbk.trace.capture.host",
+    "churn": "vmbk.trace.metrics.windows",
     "crash_test": "vmbk.consistency",
     "dataset_path": "vmbk.trace.datasets",
     "datasets": "vmbk.trace.datasets",
+    "dispersion": "vmbk.trace.metrics.windows",
+    "explain": "vmbk.trace.explain",
+    "export_trace": "vmbk.trace.export",
+    "fit": "vmbk.trace.synthesis",
+    "fragmentation": "vmbk.trace.metrics.fragmentation",
+    "granularity": "vmbk.trace.metrics.windows",
     "hash_blocks": "vmbk.detect.digests",
     "import_trace": "vmbk.trace.formats",
+    "interval_cost": "vmbk.trace.metrics.intervals",
+    "measure": "vmbk.trace.metrics.windows",
+    "profile": "vmbk.trace.metrics.requests",
     "read_trace": "vmbk.trace.store",
     "replay": "vmbk.disk.replay",
+    "request_sizes": "vmbk.trace.metrics.requests",
     "restore": "vmbk.pipeline.restore",
+    "run_lengths": "vmbk.trace.metrics.windows",
     "run_study": "vmbk.study_job",
+    "spatial": "vmbk.trace.metrics.working_set",
+    "synthesise": "vmbk.trace.synthesis",
+    "updates": "vmbk.trace.metrics.updates",
+    "working_set": "vmbk.trace.metrics.working_set",
     "write_trace": "vmbk.trace.store",
 }
 
@@ -57,11 +77,31 @@ if TYPE_CHECKING:
     from vmbk.pipeline.results import RestoreResult as RestoreResult
     from vmbk.study_job import run_study as run_study
     from vmbk.trace.capture import capture as capture
+    from vmbk.trace.capture.host import capture_host as capture_host
+    from vmbk.trace.capture.tracefs import capture_device as capture_device
     from vmbk.trace.datasets import dataset_path as dataset_path
     from vmbk.trace.datasets import datasets as datasets
+    from vmbk.trace.explain import explain as explain
+    from vmbk.trace.export import export_trace as export_trace
     from vmbk.trace.formats import import_trace as import_trace
+    from vmbk.trace.metrics.fragmentation import fragmentation as fragmentation
+    from vmbk.trace.metrics.intervals import interval_cost as interval_cost
+    from vmbk.trace.metrics.requests import activity as activity
+    from vmbk.trace.metrics.requests import profile as profile
+    from vmbk.trace.metrics.requests import request_sizes as request_sizes
+    from vmbk.trace.metrics.updates import updates as updates
+    from vmbk.trace.metrics.windows import churn as churn
+    from vmbk.trace.metrics.windows import dispersion as dispersion
+    from vmbk.trace.metrics.windows import granularity as granularity
+    from vmbk.trace.metrics.windows import measure as measure
+    from vmbk.trace.metrics.windows import run_lengths as run_lengths
+    from vmbk.trace.metrics.working_set import spatial as spatial
+    from vmbk.trace.metrics.working_set import working_set as working_set
     from vmbk.trace.store import read_trace as read_trace
     from vmbk.trace.store import write_trace as write_trace
+    from vmbk.trace.synthesis import Spec as Spec
+    from vmbk.trace.synthesis import fit as fit
+    from vmbk.trace.synthesis import synthesise as synthesise
     from vmbk.trace.table import Trace as Trace
     from vmbk.vault import RecoveryPoint as RecoveryPoint
     from vmbk.vault import Vault as Vault

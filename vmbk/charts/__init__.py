@@ -1,27 +1,50 @@
 """Altair charts, one function a figure; nothing else in vmbk draws.
 
-Each takes the results of a study (``StudyResult.rows``, or `vmbk.study.read_results`) or its
-outcomes and returns a chart that shows itself in a notebook. Everything is aggregated in Polars
-first; a chart holds some hundred rows at most. Altair itself is an extra and is loaded on the first
-call.
+Those of a study take its results (``StudyResult.rows``, or `vmbk.study.read_results`) or its
+outcomes; those of a trace take a table of `vmbk.trace.metrics`. Each returns a chart that shows
+itself in a notebook. Everything is aggregated in Polars first; a chart holds some hundred rows at
+most. Altair itself is an extra and is loaded on the first call.
 """
 
 from __future__ import annotations
 
 from vmbk.charts.backups import bytes_read, bytes_sent, reported_against_compare
+from vmbk.charts.churn import churn_over_time, interval_cost, sent_so_far
 from vmbk.charts.crashes import outcomes
+from vmbk.charts.fragmentation import amplification, changed_runs, dispersion_over_time
+from vmbk.charts.places import churn_map, write_map
+from vmbk.charts.requests import (
+    activity,
+    request_sizes,
+    update_distances,
+    update_intervals,
+    working_set,
+)
 from vmbk.charts.spread import run_lengths, sent_over_time, stage_times
 from vmbk.charts.style import DETECTOR_COLOURS
 from vmbk.charts.svg import to_svg
 
 __all__ = [
     "DETECTOR_COLOURS",
+    "activity",
+    "amplification",
     "bytes_read",
     "bytes_sent",
+    "changed_runs",
+    "churn_map",
+    "churn_over_time",
+    "dispersion_over_time",
+    "interval_cost",
     "outcomes",
     "reported_against_compare",
+    "request_sizes",
     "run_lengths",
     "sent_over_time",
+    "sent_so_far",
     "stage_times",
     "to_svg",
+    "update_distances",
+    "update_intervals",
+    "working_set",
+    "write_map",
 ]

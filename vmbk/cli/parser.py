@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from vmbk.cli import study, trace, vault
+from vmbk.cli import dataset, export, metrics, study, synth, trace, vault
 from vmbk.cli.reply import Reply
 from vmbk.errors import InputError
-from vmbk.units import parse_size, quoted
+from vmbk.units import parse_duration, parse_size, quoted
 
 MOST_STATES: Final = 10_000_000
 MOST_SEED: Final = (1 << 63) - 1
@@ -28,6 +28,18 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # Abbreviations would break scripts whenever an option is added.
         super().__init__(allow_abbrev=False, **settings)
+        self.takes_program = False
+        """Whether what stands behind ``--`` is a program and its arguments, left as they are."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, which would drop a ``--`` that is meant for the program."""
+        if not self.takes_program:
+            return super().parse_known_args(args, namespace)
+        words = list(args or [])
+        at = words.index("--") if "--" in words else len(words)
+        parsed, rest = super().parse_known_args(words[:at], namespace)
+        parsed.program = words[at + 1 :]
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         most = 500
@@ -40,6 +52,20 @@ def _size(text: str) -> int:
         return parse_size(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text) / 1e9
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+
+
+def _window(text: str) -> str:
+    """A duration, or the word for the whole trace; as it was written."""
+    if text != "whole" and _seconds(text) <= 0:
+        raise argparse.ArgumentTypeError("a window needs some length")
+    return text
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -79,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _study_command(commands)
     _trace_commands(commands)
+    _dataset_commands(commands)
     _vault_commands(commands)
     _crash_command(commands)
     return parser
@@ -94,9 +121,9 @@ def _json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> 
 
 def _add(
     to: Any, name: str, run: Callable[[argparse.Namespace], Reply], doc: str, more: str = ""
-) -> argparse.ArgumentParser:
+) -> _Parser:
     description = f"{doc[:1].upper()}{doc[1:]}.{more and ' '}{more}"
-    made: argparse.ArgumentParser = to.add_parser(name, help=doc, description=description)
+    made: _Parser = to.add_parser(name, help=doc, description=description)
     _json(made)
     made.set_defaults(run=run)
     return made
@@ -137,9 +164,14 @@ def _study_command(commands: Any) -> None:
 
 
 def _trace_commands(commands: Any) -> None:
-    verbs = _group(commands, "trace", "import, capture and summarise traces")
-    p = _add(verbs, "import", trace.import_, "read a log in a foreign format, write it as a trace")
-    p.add_argument("source", metavar="SRC", help="file to read: dm-log-writes, QEMU blklogwrites")
+    verbs = _group(commands, "trace", "import, capture, summarise and measure traces")
+    p = _add(
+        verbs, "import", trace.import_, "read a trace in a foreign format, write it as a trace",
+        "A malformed row fails the import, which quotes the first ones with their lines.",
+    )  # fmt: skip
+    p.add_argument(
+        "source", metavar="SRC", help="file to read, also packed by gzip, bzip2, xz or zstd"
+    )
     _trace_target(p)
     p.add_argument(
         "--format", default="auto", metavar="FORMAT",
@@ -149,11 +181,54 @@ def _trace_commands(commands: Any) -> None:
         "--volume-size", type=_size, metavar="SIZE",
         help="size of the disk, where the format does not say, such as 64MiB",
     )  # fmt: skip
+    p.add_argument(
+        "--skip-bad", action="store_true", help="pass over malformed rows and count them"
+    )
+    p.add_argument(
+        "--drop-duplicates", action="store_true",
+        help="drop rows that repeat the row before them, as some recorders write them",
+    )  # fmt: skip
     p = _add(verbs, "info", trace.info, "summarise a trace")
     p.add_argument("trace", metavar="TRACE", help=TRACE)
-    p = _add(verbs, "capture", trace.capture, "run a real guest and record every write and flush")
-    p.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe, or a TOML file")
+    _metric_commands(verbs)
+    p = _add(
+        verbs, "capture", trace.capture,
+        "record what a guest, or a program of this machine, does to a disk",
+        "A recipe boots a real guest and needs no rights. --host runs COMMAND on a recorded disk "
+        "of this machine at native speed, in the root of its file system; there `mark LABEL` "
+        "acknowledges what is durable. --device tells when, where and how much reaches a block "
+        "device, without the bytes. These two are for root.",
+    )  # fmt: skip
+    p.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe, or a TOML file"
+    )
+    p.usage = (
+        "%(prog)s RECIPE -o DST\n"
+        "       %(prog)s --host [--size SIZE] [--fs FS] -o DST -- COMMAND ...\n"
+        "       %(prog)s --device DEV [--seconds N] -o DST [-- COMMAND ...]"
+    )
+    p.takes_program = True
+    way = p.add_mutually_exclusive_group()
+    way.add_argument("--host", action="store_true", help="run COMMAND on a recorded disk")
+    way.add_argument(
+        "--device", metavar="DEV",
+        help="record this block device, until COMMAND ends or for --seconds",
+    )  # fmt: skip
+    p.add_argument(
+        "--size", type=_size, metavar="SIZE",
+        help="with --host, size of the disk (default: 1GiB)",
+    )  # fmt: skip
+    p.add_argument(
+        "--fs", choices=("ext4", "xfs", "none"),
+        help="with --host, its file system (default: ext4)",
+    )  # fmt: skip
+    p.add_argument(
+        "--seconds", type=_seconds, metavar="N", help="with --device, how long to record"
+    )
     _trace_target(p)
+
+    _synth_commands(verbs)
+    _export_command(verbs)
 
     p = _add(commands, "replay", trace.replay, "apply a trace's writes to a disk image")
     p.add_argument("trace", metavar="TRACE", help=TRACE)
@@ -182,10 +257,115 @@ def _trace_commands(commands: Any) -> None:
     )  # fmt: skip
 
 
+def _metric_commands(verbs: Any) -> None:
+    p = _add(
+        verbs, "churn", metrics.churn, "what each window's writes change",
+        "A window is the time between two incremental backups; only windows with writes are shown.",
+    )  # fmt: skip
+    _measured(p, window="1h", block_size="4KiB")
+    p = _add(
+        verbs, "fragmentation", metrics.fragmentation, "how what changed is spread over the volume",
+        "Extents, dispersion and run lengths are counted in blocks; amplification is what larger "
+        "granularities would report, against 4 KiB.",
+    )  # fmt: skip
+    _measured(p, window="whole", block_size="64KiB")
+    p.add_argument(
+        "--gap", type=_size, default="0", metavar="SIZE",
+        help="join extents that are at most this far apart (default: %(default)s)",
+    )  # fmt: skip
+    p = _add(
+        verbs, "explain", metrics.explain,
+        "say why incremental backups of this workload would be large or slow",
+        "Regions, hours, rewrites, small writes, granularity and dispersion, in sentences with the "
+        "figures behind them.",
+    )  # fmt: skip
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument(
+        "--interval", type=_window, default="1h", metavar="TIME",
+        help="time between two backups, or: whole (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--block-size", type=_size, default="64KiB", metavar="SIZE",
+        help="unit in which changes are found (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _measured(p: argparse.ArgumentParser, *, window: str, block_size: str) -> None:
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument(
+        "--window", type=_window, default=window, metavar="TIME",
+        help="time between two backups, such as 15m, or: whole (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--block-size", type=_size, default=block_size, metavar="SIZE",
+        help="unit in which changes are found (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--discards", action="store_true",
+        help="discards and write_zeroes change blocks too, not only writes",
+    )  # fmt: skip
+
+
+def _synth_commands(verbs: Any) -> None:
+    p = _add(
+        verbs, "synth", synth.synth, "make the trace that a spec declares",
+        "The same spec makes the same trace on any machine.",
+    )  # fmt: skip
+    p.add_argument("spec", metavar="SPEC", help="TOML file, or the name of a shipped spec")
+    _trace_target(p)
+    p.add_argument(
+        "--requests", type=_whole(0, MOST_SEED), metavar="N",
+        help="so many requests in all instead of the declared ones",
+    )  # fmt: skip
+    p.add_argument(
+        "--seed", type=_whole(0, MOST_SEED), metavar="S", help="instead of the declared seed"
+    )
+    p = _add(
+        verbs, "fit", synth.fit,
+        "derive a spec from a trace, and say how near the trace that it makes comes",
+        "The spec holds no offset, name or content of the trace: a private trace can be shared as "
+        "a synthetic one.",
+    )  # fmt: skip
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument(
+        "-o", "--output", metavar="SPEC", required=True, help="spec to write, a .toml file"
+    )
+    p.add_argument(
+        "--seed", type=_whole(0, MOST_SEED), default=0, metavar="S",
+        help="seed of the spec (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _export_command(verbs: Any) -> None:
+    p = _add(
+        verbs, "export", export.export, "write a trace as text that another tool replays",
+        "What the format cannot say, such as marks, is left out and counted.",
+    )  # fmt: skip
+    p.add_argument("trace", metavar="TRACE", help=TRACE)
+    p.add_argument("-o", "--output", metavar="DST", required=True, help="file to write")
+    p.add_argument(
+        "--format", default="fio-iolog", metavar="FORMAT",
+        help="fio-iolog (version 3) or blkreplay (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--file", action="append", default=[], metavar="VOLUME=PATH",
+        help="for fio, the file or device that stands for a volume (default: the volume's name); "
+        "repeatable",
+    )  # fmt: skip
+
+
 def _trace_target(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-o", "--output", metavar="DST", required=True,
         help="trace file to write: .arrow (working form) or .parquet (shipping form)",
+    )  # fmt: skip
+
+
+def _dataset_commands(commands: Any) -> None:
+    verbs = _group(commands, "dataset", "list the captures that come with vmbk")
+    _add(
+        verbs, "list", dataset.list_, "list the shipped captures and what they hold",
+        "Wherever a command takes a trace, the name of one of them does.",
     )  # fmt: skip
 
 

@@ -8,18 +8,30 @@ from typing import Any
 
 from vmbk.cli.reply import Reply, lines
 from vmbk.errors import InputError
-from vmbk.units import format_duration, format_size
+from vmbk.units import format_duration, format_size, quoted
 
 
 def import_(args: argparse.Namespace) -> Reply:
     """Read a trace in a foreign format and write it as Arrow."""
     from vmbk.trace.formats import import_trace
-    from vmbk.trace.store import write_trace
+    from vmbk.trace.store import check_target, write_trace
 
     _check_trace_name(args.output)
-    imported = import_trace(args.source, format=args.format, volume_size=args.volume_size)
+    check_target(args.output)  # before the long work
+    imported = import_trace(
+        args.source,
+        format=args.format,
+        volume_size=args.volume_size,
+        skip_bad=args.skip_bad,
+        drop_duplicates=args.drop_duplicates,
+    )
     write_trace(imported.trace, args.output)
-    return _imported(imported.trace, imported.skipped, imported.format, args.output)
+    reply = _imported(imported.trace, imported.skipped, imported.format, args.output)
+    reply |= {"bad": imported.bad, "duplicates": imported.duplicates}
+    reply["examples"] = list(imported.examples)
+    reply["_text"] += f", {imported.bad} malformed, {imported.duplicates} duplicates dropped"
+    reply["_text"] += "".join(f"\n  | {example}" for example in imported.examples)
+    return reply
 
 
 def _check_trace_name(path: str) -> None:
@@ -67,13 +79,64 @@ def info(args: argparse.Namespace) -> Reply:
 
 
 def capture(args: argparse.Namespace) -> Reply:
-    """Run a real guest and record its disk."""
-    from vmbk.trace import capture as record
+    """Record a guest, a program on a disk of this machine, or a device."""
     from vmbk.trace.store import read_trace
 
     _check_trace_name(args.output)
+    if args.host:
+        _capture_host(args)
+    elif args.device is not None:
+        _capture_device(args)
+    else:
+        _capture_guest(args)
+    trace = read_trace(args.output)
+    source = "tracefs" if args.device is not None else "capture"
+    return _imported(trace, 0, source, args.output)
+
+
+def _capture_guest(args: argparse.Namespace) -> None:
+    from vmbk.trace import capture as record
+
+    _refuse("a recipe", {"--size": args.size, "--fs": args.fs, "--seconds": args.seconds})
+    if args.recipe is None:
+        raise InputError(
+            "it is not said what to capture",
+            hint="name a recipe, or use --host or --device with a command behind --",
+        )
+    if args.program:
+        raise InputError(
+            f"a recipe brings its own workload, {quoted(args.program)} cannot be run in it",
+            hint="a program of this machine is captured with --host",
+        )
     record(args.recipe, Path(args.output))
-    return _imported(read_trace(args.output), 0, "dm-log-writes", args.output)
+
+
+def _capture_host(args: argparse.Namespace) -> None:
+    from vmbk.trace.capture.host import capture_host
+    from vmbk.units import GIB
+
+    _refuse("--host", {"--seconds": args.seconds, "RECIPE": args.recipe})
+    if not args.program:
+        raise InputError("--host needs a command", hint="put it behind --, as in: --host -- make")
+    size = GIB if args.size is None else args.size
+    capture_host(args.program, args.output, size=size, filesystem=args.fs or "ext4")
+
+
+def _capture_device(args: argparse.Namespace) -> None:
+    from vmbk.trace.capture.tracefs import capture_device
+
+    _refuse("--device", {"--size": args.size, "--fs": args.fs, "RECIPE": args.recipe})
+    capture_device(args.device, args.output, seconds=args.seconds, command=args.program or None)
+
+
+def _refuse(way: str, given: dict[str, Any]) -> None:
+    """Refuse arguments that mean nothing for a way to capture."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{way} and {name} {quoted(value)} do not go together",
+                hint="see: vmbk trace capture --help",
+            )
 
 
 def replay(args: argparse.Namespace) -> Reply:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, Final
 
@@ -53,6 +53,15 @@ class ContentMix:
         shares = (self.zero, self.compressible, self.duplicate)
         if min(shares) < 0 or sum(shares) > 100:
             raise InputError(f"shares of content must be 0 to 100 % in all, not {shares}")
+
+    @classmethod
+    def of(cls, trace: Trace) -> ContentMix:
+        """The shares that a synthesised trace declares, the defaults for any other."""
+        declared = trace.provenance.get("content")
+        names = [f.name for f in fields(cls)]
+        if isinstance(declared, dict) and all(type(declared.get(n)) is int for n in names):
+            return cls(**{name: declared[name] for name in names})
+        return cls()
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def replay(
     seed : int
         Of synthetic content; 0 to 2^63 - 1.
     content : ContentMix, optional
-        Of synthetic content.
+        Of synthetic content; by default what the trace declares, if it was synthesised.
     on_progress : callable, optional
         Called with the number of requests done since the last call.
 
@@ -164,7 +173,7 @@ def replay(
     written = requests.op == Op.WRITE
     zeroed = (requests.op == Op.DISCARD) | (requests.op == Op.WRITE_ZEROES)
     rows = np.flatnonzero((written | zeroed) & (requests.length > 0)) + start
-    source = _Source(trace, rows, start, seed, content or ContentMix())
+    source = _Source(trace, rows, start, seed, content or ContentMix.of(trace))
     done = start
     for begin in range(0, len(rows), _BATCH_ROWS):
         batch = rows[begin : begin + _BATCH_ROWS]

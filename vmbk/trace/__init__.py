@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vmbk.trace.capture import Recipe as Recipe
     from vmbk.trace.capture import capture as capture
-    from vmbk.trace.capture import recipes as recipes
+    from vmbk.trace.capture.recipe import recipes as recipes
     from vmbk.trace.datasets import Dataset as Dataset
     from vmbk.trace.datasets import dataset_path as dataset_path
     from vmbk.trace.datasets import datasets as datasets

@@ -363,6 +363,7 @@ def check_requests(
     """
     ids = np.array([v.id for v in volumes], np.uint32)
     sizes = np.array([v.size for v in volumes], np.int64)
+    dense = bool((ids == np.arange(len(ids))).all())
     for start in range(0, len(op), _CHECK_ROWS):
         rows = slice(start, start + _CHECK_ROWS)
 
@@ -382,10 +383,11 @@ def check_requests(
             [before[:0] if start else before[:1] < 0, before[1:] < before[:-1]]
         ).astype(np.bool_)
         refuse(falls, "goes back in time")
-        place = np.searchsorted(ids, volume[rows])
+        # Most often ids count from 0 and are places already.
+        place = volume[rows].astype(np.int64) if dense else np.searchsorted(ids, volume[rows])
         known = place < len(ids)
         place[~known] = 0
-        if len(ids):
+        if len(ids) and not dense:
             known &= ids[place] == volume[rows]
         refuse(~known, "is on an unknown volume")
         size, at, count = sizes[place], offset[rows], length[rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -89,8 +89,8 @@ class Payloads:
 class Trace:
     """Block requests in the order in which the disk saw them.
 
-    Make one with `from_arrow`, `from_columns`, `read_trace` or `import_trace`; all of them check
-    every row, so whoever holds a trace may rely on its rules (see `vmbk.trace.schema`).
+    Make one with `from_arrow`, `from_columns`, `from_frame`, `read_trace` or `import_trace`; all of
+    them check every row, so whoever holds a trace may rely on its rules (see `vmbk.trace.schema`).
 
     Parameters
     ----------
@@ -201,6 +201,71 @@ class Trace:
             source_format=source_format,
             source_digest=source_digest,
             clock=clock,
+            provenance=provenance,
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        columns: Mapping[str, str | None] | None = None,
+        *,
+        time_unit: str | int | None = None,
+        offset_unit: int | None = None,
+        length_unit: int | None = None,
+        ops: Mapping[Any, str | Op | None] | None = None,
+        volume_size: int | str | Mapping[Any, int | str] | None = None,
+        volumes: Sequence[Volume] | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> Trace:
+        """Make a trace of a table of any shape that has a row a request.
+
+        Rows are put in the order of their times, which are counted from the earliest.
+
+        Parameters
+        ----------
+        frame : polars.DataFrame, polars.LazyFrame or pyarrow.Table
+            Or any table that hands itself over by Arrow's C interface, as those of pandas do.
+        columns : mapping, optional
+            Which column is the ``time``, the ``op``, the ``offset``, the ``length``, the
+            ``volume``, the ``flags`` and the ``content``. Obvious names such as ``timestamp``,
+            ``size`` or ``lba`` need not be told. ``{"time": None}`` says that there are no times.
+        time_unit : str or int, optional
+            ``s``, ``ms``, ``us`` or ``ns``, or the ns of a unit. A column of dates or durations
+            has its own, and ``time_ns`` or ``ts (s)`` tell it by their names.
+        offset_unit, length_unit : int, optional
+            Bytes of a unit; by default 512 for columns named ``lba``, ``lbn``, ``sector`` or
+            ``sectors``, and 1 for others.
+        ops : mapping, optional
+            The operation for each value of that column, or None to leave such rows out. Words such
+            as ``R``, ``Write`` or ``trim`` need not be told, numbers must be.
+        volume_size : int, str or mapping, optional
+            Bytes of each volume, or of each by its value in the table; without it, the end of the
+            last request rounded up to 1 MiB.
+        volumes : sequence of Volume, optional
+            The volumes, if that column holds their ids; otherwise ids are given in the order of
+            appearance, and the values are the names.
+        provenance : dict, optional
+            As in `Metadata`.
+
+        Raises
+        ------
+        InputError
+            If it is not clear which column is what, or an argument means nothing.
+        TraceFormatError, OutOfRangeError
+            If a value does not fit, with its row.
+        """
+        from vmbk.trace.frames import from_frame
+
+        return from_frame(
+            frame,
+            columns,
+            time_unit=time_unit,
+            offset_unit=offset_unit,
+            length_unit=length_unit,
+            ops=ops,
+            volume_size=volume_size,
+            volumes=volumes,
             provenance=provenance,
         )
 

@@ -1,0 +1,242 @@
+"""Explain: sentences whose figures are those of the metrics, verdicts that follow the limits."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+
+from tests.test_metrics_spread import IDS, Row, rows, trace_of
+from vmbk import churn, explain, fragmentation, interval_cost
+from vmbk.errors import InputError
+from vmbk.trace import Op, Trace, Volume, open_trace
+from vmbk.trace.explain import Explanation
+from vmbk.trace.metrics.requests import profile, request_sizes
+from vmbk.trace.metrics.windows import granularity
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+HOUR = 3600 * 10**9
+TOPICS = ["change", "hours", "regions", "rewrites", "small writes", "granularity", "dispersion",
+          "discards", "frequency"]  # fmt: skip
+
+
+def one_volume(requests: list[tuple[int, int, int, int]], **more: Any) -> Trace:
+    """A trace of (time in ns, op, offset, length)."""
+    times, ops, offsets, lengths = zip(*sorted(requests), strict=True)
+    return Trace.from_columns(
+        volumes=[Volume(0, "disk", 1 << 40)],
+        time_ns=np.array(times, np.int64), op=np.array(ops, np.int8),
+        offset=np.array(offsets, np.int64), length=np.array(lengths, np.int64),
+        clock=more.get("clock", "exact"),
+    )  # fmt: skip
+
+
+def together(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col("volume").is_null())
+
+
+@pytest.mark.parametrize("name", ["ext4-sqlite", "ext4-fragmented", "ext4-trim"])
+@pytest.mark.parametrize("block", ["4KiB", "64KiB", "512"])
+def test_the_figures_are_those_of_the_metrics(name: str, block: str) -> None:
+    trace = open_trace(name)
+    found = explain(trace, "1s", block)
+    assert [f.topic for f in found.findings] == TOPICS
+    windows = together(churn(trace, "1s"))
+    sent = int(windows["unique_bytes"].sum())
+    change = found["change"].figures
+    assert change["changed_bytes"] == sent
+    assert change["largest_bytes"] == windows["unique_bytes"].max()
+    assert change["mean_bytes"] * change["windows"] == pytest.approx(sent)
+    assert change["write_bytes"] == trace.summary().write_bytes
+    hours = found["hours"].figures
+    best = windows.sort("unique_bytes", "start_s", descending=[True, False])
+    assert [w["start_s"] for w in hours["fullest"]] == best["start_s"][:3].to_list()
+    half = hours["half_in"]
+    assert best["unique_bytes"][:half].sum() * 2 >= sent
+    assert best["unique_bytes"][: half - 1].sum() * 2 < sent
+    assert hours["peak_to_mean"] == pytest.approx(change["largest_bytes"] / change["mean_bytes"])
+    rewrites = found["rewrites"].figures
+    assert rewrites["touched_bytes"] == windows["block_writes"].sum() * 4096
+    assert rewrites["rewritten_share"] == pytest.approx(1 - sent / rewrites["touched_bytes"])
+    assert rewrites["ever_changed_bytes"] == trace.summary().unique_write_blocks * 4096
+    small = found["small writes"].figures
+    row = together(profile(trace)).row(0, named=True)
+    assert small == {key: row[key] for key in small}
+    factors = together(granularity(trace, "1s"))
+    by_size = dict(factors.select("block_size", "amplification").iter_rows())
+    figures = found["granularity"].figures
+    assert figures["amplification"] == by_size[figures["block_size"]]
+    assert figures["amplification_2097152"] == by_size[2 << 20]
+    spread = fragmentation(trace, block, "1s").indices()
+    figures = found["dispersion"].figures
+    assert figures["extents"] == spread["extents"]
+    for key in ("mean_extent_bytes", "extents_per_gib", "region_fill"):
+        assert figures[key] == pytest.approx(spread[key])
+    discards = found["discards"].figures
+    ops = together(request_sizes(trace)).filter(pl.col("op") == "discard")
+    assert (discards["requests"], discards["bytes"]) == (ops["requests"].sum(), ops["bytes"].sum())
+    wider = together(churn(trace, "1s", discards=True))["unique_bytes"].sum()
+    assert discards["changed_bytes_with_discards"] == wider
+    for cost in found["frequency"].figures["cost"]:
+        one = together(interval_cost(trace, [cost["interval_s"]]))
+        assert cost["cost"] == one["cost"][0]
+    regions = found["regions"].figures
+    assert regions["region_bytes"] == 4 * MIB
+    assert sum(r["share"] for r in regions["fullest"]) <= 1
+    assert found["regions"].figures["half_in"] <= regions["regions"]
+
+
+def test_sentences_and_forms() -> None:
+    found = explain(open_trace("ext4-fragmented"), "1s")
+    text = str(found)
+    assert text.startswith("Incrementals every 1 s would be large because of ")
+    assert all(len(line) <= 100 for line in text.splitlines())
+    flat = re.sub(r"\s+", " ", text)
+    for finding in found.findings:
+        assert finding.sentence in flat
+        assert finding.sentence.endswith(".")
+        assert "nan" not in finding.sentence
+        assert "None" not in finding.sentence
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [f["topic"] for f in plain["findings"]] == TOPICS
+    assert set(plain["findings"][0]) == {"topic", "verdict", "sentence", "figures"}
+    assert found.frame()["sentence"].to_list() == [f.sentence for f in found.findings]
+    page = found._repr_html_()
+    assert "changes that lie apart" in page
+    assert page.count("<tr>") == len(TOPICS) + 1
+    assert str(explain(open_trace("ext4-fragmented"), "1s")) == text
+    with pytest.raises(KeyError):
+        found["weather"]
+
+
+def verdicts(found: Explanation) -> dict[str, str]:
+    return {f.topic: f.verdict for f in found.findings}
+
+
+def test_a_long_sequential_log_is_neither_large_nor_slow() -> None:
+    trace = one_volume([(h * HOUR + 1, 1, h * 64 * MIB, 64 * MIB) for h in range(30)])
+    found = explain(trace)
+    assert set(verdicts(found).values()) == {"fine", "note"}
+    assert found.summary == "Nothing here makes incrementals every 1 h large or slow."
+    assert found["frequency"].figures["cost"][2] == {"interval_s": 3600.0, "cost": 1.0}
+
+
+def test_small_scattered_rewrites_are_everything() -> None:
+    # Every hour the same 300 pieces of 512 bytes, far apart; a peak in the fifth hour.
+    requests = [(h * HOUR + i, 1, i * 3 * MIB + 512, 512) for h in range(10) for i in range(300)]
+    requests += [(4 * HOUR + i, 1, (1 << 39) + i * 3 * MIB, 512) for i in range(9000)]
+    found = explain(one_volume(requests))
+    assert verdicts(found) == {
+        "change": "fine", "hours": "large", "regions": "note", "rewrites": "note",
+        "small writes": "slow", "granularity": "large", "dispersion": "slow", "discards": "fine",
+        "frequency": "fine",
+    }  # fmt: skip
+    assert found["small writes"].figures["small_write_share"] == 1
+    assert found["granularity"].figures["amplification"] == 16
+    assert found["dispersion"].figures["mean_extent_bytes"] == 65536
+    assert "at 4 h" in found["hours"].sentence or "at 240 min" in found["hours"].sentence
+
+
+def test_blocks_that_every_backup_sends_again() -> None:
+    trace = one_volume([(h * HOUR, 1, 0, 8 * MIB) for h in range(48)])
+    found = explain(trace)
+    assert found["frequency"].verdict == "large"
+    costs = {c["interval_s"]: c["cost"] for c in found["frequency"].figures["cost"]}
+    assert costs == {900.0: 48, 1800.0: 48, 3600.0: 48, 7200.0: 24, 14400.0: 12, 86400.0: 2}
+    assert found["rewrites"].figures["sent_before_share"] == pytest.approx(47 / 48)
+    assert "98% of what incrementals send had been sent" in found["rewrites"].sentence
+
+
+def test_more_than_200_gb_a_day_is_large() -> None:
+    hourly = 9 * GIB
+    few = [(h * HOUR, 1, h * hourly, hourly) for h in range(25)]
+    found = explain(one_volume(few), block_size="4MiB")["change"]
+    assert found.verdict == "large"
+    assert found.figures["daily_bytes"] == pytest.approx(25 * hourly)
+    assert "above the 186.3 GiB" in found.sentence
+    less = [(t, op, at, length // 2) for t, op, at, length in few]
+    assert explain(one_volume(less), block_size="4MiB")["change"].verdict == "fine"
+
+
+def test_discards_may_dwarf_the_writes() -> None:
+    trace = one_volume([(0, 1, 0, MIB), (2 * HOUR, int(Op.DISCARD), 0, 64 * MIB)])
+    found = explain(trace)["discards"]
+    assert found.verdict == "large"
+    assert found.figures == {
+        "requests": 1, "bytes": 64 * MIB, "changed_bytes": MIB,
+        "changed_bytes_with_discards": 65 * MIB,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("clock", "interval", "why"),
+    [
+        ("none", "1h", "the trace has no clock"),
+        ("exact", "whole", "all of the trace is taken as one interval"),
+        ("exact", "1d", "the trace covers 2 h 0 min, less than one interval"),
+    ],
+)
+def test_without_a_course_of_time_nothing_is_said_about_it(
+    clock: str, interval: str, why: str
+) -> None:
+    times = [0, 0, 0] if clock == "none" else [0, HOUR, 2 * HOUR - 1]
+    trace = one_volume([(t, 1, i * MIB, MIB) for i, t in enumerate(times)], clock=clock)
+    found = explain(trace, interval)
+    assert found["hours"].verdict == found["frequency"].verdict == "unknown"
+    assert found["hours"].figures == found["frequency"].figures == {}
+    assert why in found["hours"].sentence
+    assert why in found["frequency"].sentence
+    if clock == "none":
+        assert found.interval_s is None
+        assert "has no clock" in found["change"].sentence
+    assert found["change"].figures["changed_bytes"] == 3 * MIB
+
+
+def test_a_trace_without_writes() -> None:
+    for trace in (open_trace("ext4-sqlite")[:0], one_volume([(0, 0, 0, 4096)])):
+        found = explain(trace)
+        assert str(found).endswith("Nothing is written: incrementals are empty.")
+        assert verdicts(found) == {"change": "fine"}
+
+
+def test_several_volumes_are_told_apart() -> None:
+    found = explain(trace_of([(0, 1, 0, 0, MIB), (5, 1, 1, 8 * MIB, 3 * MIB)]), 1e-9)
+    assert found["volumes"].figures["volumes"] == [
+        {"volume": IDS[1], "unique_bytes": 3 * MIB, "share": 0.75},
+        {"volume": IDS[0], "unique_bytes": MIB, "share": 0.25},
+    ]
+    assert found["volumes"].sentence == "Of what changes, volume 70 has 75% and volume 3 has 25%."
+    assert "75% from 8 MiB on of volume 70" in found["regions"].sentence
+
+
+@settings(max_examples=25)
+@given(rows(25))
+def test_whatever_the_trace_the_answer_is_plain_data(found: list[Row]) -> None:
+    for clock in ("exact", "none"):
+        timed = found if clock == "exact" else [(0, *row[1:]) for row in found]
+        for interval in ("3ns", "1h"):
+            answer = explain(trace_of(timed, clock=clock), interval)
+            json.dumps(answer.to_dict(), allow_nan=False)
+            for finding in answer.findings:
+                for value in finding.figures.values():
+                    assert not (isinstance(value, float) and not math.isfinite(value))
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ({"interval": "soon"}, "'soon' is not a duration"),
+        ({"interval": 0}, "at least 1 ns"),
+        ({"block_size": "3KiB"}, "not a power of two"),
+        ({"block_size": "8MiB"}, "not a power of two"),
+    ],
+)
+def test_odd_settings_are_refused(settings_: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        explain(open_trace("ext4-sqlite"), **settings_)

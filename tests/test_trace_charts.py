@@ -1,0 +1,271 @@
+"""Charts of trace metrics: their data are those of the tables, few, with units and titles."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.test_charts import chart_rows, texts
+from vmbk import charts, churn, fragmentation, interval_cost
+from vmbk.charts.places import MOST_CELLS
+from vmbk.charts.requests import POINTS
+from vmbk.charts.traces import MOST_BARS, clock_unit
+from vmbk.errors import InputError
+from vmbk.trace import Op, Trace, Volume
+from vmbk.trace.metrics.regions import regions
+from vmbk.trace.metrics.requests import activity, request_sizes
+from vmbk.trace.metrics.updates import updates
+from vmbk.trace.metrics.working_set import spatial, working_set
+
+KIB, MIB = 1 << 10, 1 << 20
+SECOND = 10**9
+
+
+def workload(seconds: int = 60, *, clock: str = "exact", volumes: int = 1, seed: int = 1) -> Trace:
+    """Each second some reads, and writes of which half go to one hot MiB."""
+    rng = np.random.default_rng(seed)
+    count = 20 * seconds
+    hot = rng.random(count) < 0.5
+    place = np.where(hot, rng.integers(0, 256, count), rng.integers(0, 1 << 14, count)) * 4096
+    return Trace.from_columns(
+        volumes=[Volume(id, f"disk {id}", 64 * MIB + 64 * KIB) for id in range(volumes)],
+        time_ns=np.zeros(count, np.int64) if clock == "none"
+        else np.sort(rng.integers(0, seconds * SECOND, count)),
+        op=np.where(rng.random(count) < 0.2, int(Op.READ), int(Op.WRITE)).astype(np.int8),
+        volume=rng.integers(0, volumes, count).astype(np.uint32),
+        offset=place,
+        length=4096 << rng.integers(0, 5, count),
+        clock=clock,
+    )  # fmt: skip
+
+
+Draw = Callable[[Trace, "int | None", float], Any]
+FIGURES: dict[str, tuple[Draw, str, tuple[str, ...]]] = {
+    "churn_over_time": (
+        lambda t, v, w: charts.churn_over_time(churn(t, w), v), "KiB per window",
+        ("first written", "changed again", "rewritten within the window"),
+    ),
+    "sent_so_far": (
+        lambda t, v, w: charts.sent_so_far(churn(t, w), v), "MiB",
+        ("ever written", "sent by incrementals so far"),
+    ),
+    "interval_cost": (
+        lambda t, v, w: charts.interval_cost(interval_cost(t, ["1s", "5s", "1m"]), v),
+        "sent ÷ unique bytes", ("1 s", "5 s", "1 min", "1.00"),
+    ),
+    "amplification": (
+        lambda t, v, w: charts.amplification(fragmentation(t).granularity, v),
+        "reported ÷ reported at 4 KiB", ("512 B", "4 MiB", "1.00"),
+    ),
+    "changed_runs": (
+        lambda t, v, w: charts.changed_runs(fragmentation(t, "4KiB", w).run_lengths, v),
+        "length of a run, from", ("runs", "bytes changed", "4 KiB"),
+    ),
+    "dispersion_over_time": (
+        lambda t, v, w: charts.dispersion_over_time(fragmentation(t, "64KiB", w).dispersion, v),
+        "mean extent", ("region fill",),
+    ),
+    "request_sizes": (
+        lambda t, v, w: charts.request_sizes(request_sizes(t), v), "length of a request, from",
+        ("read", "write", "4 KiB", "64 KiB"),
+    ),
+    "activity": (
+        lambda t, v, w: charts.activity(activity(t, w), v), "per s", ("written", "read")
+    ),
+    "working_set": (
+        lambda t, v, w: charts.working_set(working_set(t, 20), v), "MiB",
+        ("read", "written", "written again", "read or written"),
+    ),
+    "write_map": (
+        lambda t, v, w: charts.write_map(spatial(t), v), "place on the volume, MiB",
+        ("once", "again"),
+    ),
+    "churn_map": (
+        lambda t, v, w: charts.churn_map(regions(t, w), v), "place on the volume, MiB", ()
+    ),
+    "update_distances": (
+        lambda t, v, w: charts.update_distances(updates(t).distance, v),
+        "bytes of the blocks written in between", ("100%",),
+    ),
+    "update_intervals": (
+        lambda t, v, w: charts.update_intervals(updates(t).interval, v),
+        "time since the block was last written", ("100%",),
+    ),
+}  # fmt: skip
+OVER_TIME = ("churn_over_time", "sent_so_far", "dispersion_over_time", "activity", "churn_map")
+
+
+def draw(name: str, trace: Trace, volume: int | None = None, window: float = 1) -> Any:
+    return FIGURES[name][0](trace, volume, window)
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return workload()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_name_their_data_and_units(name: str, trace: Trace) -> None:
+    svg = charts.to_svg(draw(name, trace))
+    words = texts(svg)
+    everything = " ".join(words)
+    _, unit, labels = FIGURES[name]
+    assert unit in everything
+    for label in labels:
+        assert label in everything
+    assert "all volumes together" in everything or "volume 0" in everything
+    assert not any(bad in everything for bad in ("NaN", "null", "undefined", "Infinity"))
+    if name in OVER_TIME:
+        assert "time since the start of the trace, s" in everything
+    width = float(ElementTree.fromstring(svg).attrib["width"])
+    assert 600 < width <= 900
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_volume_is_what_its_own_trace_shows(name: str) -> None:
+    """The rows of volume 1 in a trace of three."""
+    whole = workload(20, volumes=3)
+    drawn = chart_rows(draw(name, whole, volume=1))
+    assert drawn != chart_rows(draw(name, whole))
+    assert "volume 1" in " ".join(texts(charts.to_svg(draw(name, whole, volume=1))))
+    with pytest.raises(InputError, match="no rows for volume 7"):
+        draw(name, whole, volume=7)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_long_traces_are_thinned(name: str) -> None:
+    chart = draw(name, workload(3000))
+    limit = MOST_CELLS[0] * MOST_CELLS[1] if name == "churn_map" else 4 * (MOST_BARS + 1)
+    assert 0 < len(chart_rows(chart)) <= limit
+    assert len(charts.to_svg(chart)) < 250_000
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_data_are_the_same_picture(name: str, trace: Trace) -> None:
+    assert charts.to_svg(draw(name, trace)) == charts.to_svg(draw(name, workload()))
+
+
+def test_bars_hold_all_the_bytes(trace: Trace) -> None:
+    frame = churn(trace, 1).filter(pl.col("volume").is_null())
+    for window, each in ((1, 1), (0.05, 5)):
+        rows = chart_rows(charts.churn_over_time(churn(trace, window)))
+        found = churn(trace, window).filter(pl.col("volume").is_null())
+        wanted = {
+            "first written": found["new_bytes"].sum(),
+            "changed again": found["unique_bytes"].sum() - found["new_bytes"].sum(),
+            "rewritten within the window": (found["block_writes"] * 4096).sum()
+            - found["unique_bytes"].sum(),
+        }
+        for part, total in wanted.items():
+            mine = [r for r in rows if r["part"] == part]
+            assert sum(r["bytes"] for r in mine) == total
+            heights = sum(r["high"] - r["low"] for r in mine)
+            assert heights * MIB == pytest.approx(total) or heights * KIB == pytest.approx(total)
+            assert all(r["to"] - r["from"] == pytest.approx(window * each) for r in mine)
+    assert sum(wanted.values()) == (frame["block_writes"] * 4096).sum()
+
+
+def test_curves_end_at_the_totals(trace: Trace) -> None:
+    frame = churn(trace, 1).filter(pl.col("volume").is_null())
+    ends = {r["curve"]: r for r in chart_rows(charts.sent_so_far(churn(trace, 1)))}
+    assert ends["ever written"]["size"] * MIB == frame["new_bytes"].sum()
+    assert ends["sent by incrementals so far"]["size"] * MIB == frame["unique_bytes"].sum()
+    ends = {r["kind"]: r for r in chart_rows(charts.working_set(working_set(trace)))}
+    last = working_set(trace).row(-1, named=True)
+    columns = {"read": "read_bytes", "written": "write_bytes", "written again": "update_bytes",
+               "read or written": "total_bytes"}  # fmt: skip
+    for kind, column in columns.items():
+        assert ends[kind]["size"] * MIB == last[column]
+
+
+def test_shares_add_up(trace: Trace) -> None:
+    for kind in ("runs", "bytes changed"):
+        rows = chart_rows(charts.changed_runs(fragmentation(trace).run_lengths))
+        assert sum(r["share"] for r in rows if r["kind"] == kind) == pytest.approx(1)
+    rows = chart_rows(charts.request_sizes(request_sizes(trace)))
+    for op in ("read", "write"):
+        assert sum(r["share"] for r in rows if r["op"] == op) == pytest.approx(1)
+    for chart in (charts.update_distances(updates(trace).distance),
+                  charts.update_intervals(updates(trace).interval)):  # fmt: skip
+        shares = [r["share"] for r in chart_rows(chart)]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+
+
+def test_maps_hold_all_the_bytes(trace: Trace) -> None:
+    rows = chart_rows(charts.write_map(spatial(trace)))
+    whole = spatial(trace)
+    once = sum(r["bytes"] for r in rows if r["kind"] == "once")
+    again = sum(r["bytes"] for r in rows if r["kind"] == "again")
+    assert once == whole["unique_bytes"].sum()
+    assert once + again == whole["block_writes"].sum() * 4096
+    frame = regions(trace, 1)
+    cells = chart_rows(charts.churn_map(frame))
+    total = sum(r["size"] for r in cells)
+    assert any(total * unit == pytest.approx(frame["unique_bytes"].sum()) for unit in (KIB, MIB))
+    assert max(r["to"] for r in cells) == pytest.approx(60)
+
+
+def test_rates_are_bytes_per_second(trace: Trace) -> None:
+    frame = activity(trace, 1).filter(pl.col("volume").is_null())
+    rows = chart_rows(charts.activity(activity(trace, 1)))
+    top = max(r["high"] for r in rows)
+    most = (frame["read_bytes"] + frame["write_bytes"]).max()
+    assert any(top * unit == pytest.approx(most) for unit in (1, KIB, MIB))
+    assert math.isclose(min(r["low"] for r in rows), 0)
+
+
+def test_costs_are_those_of_the_table(trace: Trace) -> None:
+    frame = interval_cost(trace, ["500ms", "1s", "1d"])
+    rows = chart_rows(charts.interval_cost(frame))
+    together = frame.filter(pl.col("volume").is_null())
+    assert [r["cost"] for r in rows] == together["cost"].to_list()
+    assert [r["every"] for r in rows] == ["500 ms", "1 s", "1 d"]
+    spec = json.dumps(charts.interval_cost(frame).to_dict())
+    assert '"type": "log"' in spec
+
+
+@pytest.mark.parametrize("name", OVER_TIME)
+def test_one_window_shows_no_course_of_time(name: str, trace: Trace) -> None:
+    with pytest.raises(InputError, match="all requests are in one window"):
+        draw(name, trace, window=3600)
+
+
+def test_without_a_clock_the_working_set_grows_with_the_requests() -> None:
+    chart = charts.working_set(working_set(workload(clock="none")))
+    assert "requests since the start of the trace" in texts(charts.to_svg(chart))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_to_draw_is_said(name: str) -> None:
+    empty = workload()[:0]
+    with pytest.raises(InputError, match="nothing to draw"):
+        draw(name, empty)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_another_table_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="this table lacks"):
+        getattr(charts, name)(pl.DataFrame({"volume": [0], "colour": ["red"]}))
+
+
+@pytest.mark.parametrize(
+    ("longest", "unit"),
+    [(9e-7, "µs"), (0.5, "ms"), (20, "s"), (600, "min"), (86400, "h"), (864000, "days")],
+)
+def test_units_of_time(longest: float, unit: str) -> None:
+    assert clock_unit(longest)[1] == unit
+
+
+def test_thinned_curves_keep_their_ends() -> None:
+    frame = updates(workload(3000)).interval
+    drawn = chart_rows(charts.update_intervals(frame))
+    assert len(drawn) <= POINTS + 1
+    assert drawn[-1]["to"] == pytest.approx(frame["to_ns"].max() / 1e9)

@@ -1,0 +1,259 @@
+"""Charts of what changes over time, and what backing up more often costs.
+
+Each takes a table of `vmbk.trace.metrics`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+
+from vmbk.charts.style import GOOD, MUTED, altair, byte_unit
+from vmbk.charts.tables import sizes
+from vmbk.charts.traces import (
+    AGAIN,
+    DURATION_ON_AXIS,
+    NEW,
+    OVER,
+    clock_unit,
+    in_windows,
+    of_volume,
+    panel,
+    time_axis,
+    whose,
+)
+from vmbk.errors import InputError
+from vmbk.units import format_duration, format_interval, format_size
+
+if TYPE_CHECKING:
+    import altair as alt
+
+PARTS: Final = {
+    "first written": ("new_bytes", NEW),
+    "changed again": ("again_bytes", AGAIN),
+    "rewritten within the window": ("over_bytes", OVER),
+}
+"""What a window's writes are made of, by how a chart names it: column and colour."""
+
+
+def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
+    """What the writes of each window change: the bytes that an incremental would send.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As `vmbk.churn` returns it.
+    volume : int, optional
+        One volume; by default all together.
+
+    Returns
+    -------
+    altair.LayerChart
+        Bars of the blocks that changed, those never written before apart; grey above them is what
+        was written on top of the same blocks within the window, which an incremental does not send.
+
+    Raises
+    ------
+    InputError
+        If the table has no such volume, or only one window.
+    VmbkError
+        If Altair is not installed.
+    """
+    alt = altair()
+    columns = ("window", "start_s", "block_writes", "unique_blocks", "unique_bytes", "new_bytes")
+    found, seconds, each = in_windows(of_volume(frame, volume, columns))
+    block = found.filter(pl.col("unique_blocks") > 0).select(
+        (pl.col("unique_bytes") // pl.col("unique_blocks")).max()
+    )
+    size = block.item() or 0
+    bars = (
+        found.group_by("bar")
+        .agg(pl.col("block_writes", "unique_bytes", "new_bytes").sum())
+        .sort("bar")
+        .with_columns(
+            (pl.col("unique_bytes") - pl.col("new_bytes")).alias("again_bytes"),
+            (pl.col("block_writes") * size - pl.col("unique_bytes")).alias("over_bytes"),
+        )
+    )
+    longest = (int(bars["bar"][-1]) + 1) * each * seconds
+    divisor, unit = byte_unit(
+        float(bars.select((pl.col("unique_bytes") + pl.col("over_bytes")).max()).item())
+    )
+    scale, _ = clock_unit(longest)
+    parts = [column for column, _ in PARTS.values()]
+    stacked = [
+        (name, parts[k], (pl.lit(0), *map(pl.col, parts[:k]))) for k, name in enumerate(PARTS)
+    ]
+    data = pl.concat(
+        bars.select(
+            "bar", pl.lit(name).alias("part"),
+            pl.col(column).alias("bytes"),
+            (pl.sum_horizontal(below) / divisor).alias("low"),
+            (pl.sum_horizontal(*below, column) / divisor).alias("high"),
+        )
+        for name, column, below in stacked
+    ).with_columns(
+        (pl.col("bar") * each * seconds / scale).alias("from"),
+        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
+        pl.format("{}: {} {}", (pl.col("bar") * each * seconds).map_elements(
+            _instant, return_dtype=pl.String), sizes("bytes"), "part").alias("tip"),
+    ).filter(pl.col("bytes") > 0)  # fmt: skip
+    marks = alt.Chart().mark_rect().encode(
+        x=time_axis(longest),
+        x2="to:Q",
+        y=alt.Y("low:Q", title=f"{unit} per {'bar' if each > 1 else 'window'}",
+                axis=alt.Axis(tickCount=5, grid=True)),
+        y2="high:Q",
+        color=alt.Color("part:N", sort=list(PARTS),
+                        scale=alt.Scale(domain=list(PARTS), range=[c for _, c in PARTS.values()])),
+        description="tip:N",
+        tooltip=[alt.Tooltip("tip:N", title="window at")],
+    )  # fmt: skip
+    bar = f"; a bar sums {each} of them" if each > 1 else ""
+    return panel(
+        alt.layer(marks, data=data), "What changes over time",
+        f"Bytes written in windows of {format_interval(seconds)}{bar}, as {format_size(size)} "
+        f"blocks; {whose(volume)}",
+    )  # fmt: skip
+
+
+def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
+    """How the set of blocks ever written grows, and what incrementals send of it.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As `vmbk.churn` returns it.
+    volume : int, optional
+        One volume; by default all together.
+
+    Returns
+    -------
+    altair.LayerChart
+        Where the lower curve is flat while the upper one climbs, the workload changes the same
+        blocks again and again.
+
+    Raises
+    ------
+    InputError
+        If the table has no such volume, or only one window.
+    VmbkError
+        If Altair is not installed.
+    """
+    alt = altair()
+    columns = ("window", "start_s", "unique_bytes", "wss_bytes")
+    found, seconds, each = in_windows(of_volume(frame, volume, columns).sort("window"))
+    curves = {"ever written": "wss_bytes", "sent by incrementals so far": "sent_bytes"}
+    found = (
+        found.with_columns(pl.col("unique_bytes").cum_sum().alias("sent_bytes"))
+        .group_by("bar").agg(pl.col(*curves.values()).last()).sort("bar")
+    )  # fmt: skip
+    # Nothing is written before the first window.
+    start = pl.DataFrame({"bar": [-1], "wss_bytes": [0], "sent_bytes": [0]})
+    found = pl.concat([start, found])
+    longest = (int(found["bar"][-1]) + 1) * each * seconds
+    divisor, unit = byte_unit(float(found["sent_bytes"].max()))  # type: ignore[arg-type]
+    scale, _ = clock_unit(longest)
+    data = pl.concat(
+        found.select(
+            ((pl.col("bar") + 1) * each * seconds / scale).alias("from"),
+            pl.lit(name).alias("curve"),
+            (pl.col(column) / divisor).alias("size"),
+            pl.format("{} {} after {}", sizes(column), pl.lit(name),
+                      ((pl.col("bar") + 1) * each * seconds).map_elements(
+                          _instant, return_dtype=pl.String)).alias("tip"),
+        )
+        for name, column in curves.items()
+    )  # fmt: skip
+    lines = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(
+        x=time_axis(longest),
+        y=alt.Y("size:Q", title=unit, axis=alt.Axis(tickCount=5, grid=True)),
+        color=alt.Color("curve:N", sort=list(curves),
+                        scale=alt.Scale(domain=list(curves), range=[GOOD, MUTED])),
+        description="tip:N",
+        tooltip=[alt.Tooltip("tip:N", title=" ")],
+    )  # fmt: skip
+    return panel(
+        alt.layer(lines, data=data), "What had been sent by then",
+        f"Blocks ever written, and the sum of what an incremental every {format_interval(seconds)} "
+        f"sends; {whose(volume)}",
+    )  # fmt: skip
+
+
+def interval_cost(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
+    """What incrementals send together, by how often they run.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As `vmbk.interval_cost` returns it.
+    volume : int, optional
+        One volume; by default all together.
+
+    Returns
+    -------
+    altair.LayerChart
+        The cost is 1 where a backup at the end sends as much as all the incrementals together.
+
+    Raises
+    ------
+    InputError
+        If the table has no such volume, or no interval with changes.
+    VmbkError
+        If Altair is not installed.
+    """
+    alt = altair()
+    columns = ("interval_s", "changed_bytes", "unique_bytes", "cost")
+    found = of_volume(frame, volume, columns).filter(pl.col("cost").is_finite())
+    if found.is_empty():
+        raise InputError("nothing to draw: nothing changed in any interval")
+    data = found.sort("interval_s").with_columns(
+        pl.col("interval_s").map_elements(format_interval, return_dtype=pl.String).alias("every"),
+        sizes("changed_bytes").alias("sent"),
+        pl.col("cost").map_elements(lambda c: f"{c:.2f}", return_dtype=pl.String).alias("label"),
+    ).with_columns(
+        pl.format("every {}: {} sent, {} times the unique bytes", "every", "sent", "label")
+        .alias("tip"),
+    )  # fmt: skip
+    intervals = data["interval_s"].to_list()
+    top = float(data["cost"].max())  # type: ignore[arg-type]
+    x = alt.X(
+        "interval_s:Q", title="time between two incrementals",
+        scale=alt.Scale(type="log", nice=False, padding=20),
+        axis=alt.Axis(values=_spaced(intervals), labelExpr=DURATION_ON_AXIS, grid=False),
+    )  # fmt: skip
+    base = alt.Chart().encode(
+        x=x,
+        y=alt.Y("cost:Q", title="sent ÷ unique bytes", axis=alt.Axis(tickCount=5, grid=True),
+                scale=alt.Scale(domain=[0, max(top, 1.0) * 1.15])),
+    )  # fmt: skip
+    line = base.mark_line(color=GOOD, strokeWidth=2)
+    points = base.mark_point(filled=True, color=GOOD, size=45, opacity=1).encode(
+        description="tip:N",
+        tooltip=[alt.Tooltip("every:N"), alt.Tooltip("sent:N"),
+                 alt.Tooltip("cost:Q", format=".2f")],
+    )  # fmt: skip
+    labels = base.mark_text(align="left", dx=4, dy=-9).encode(text="label:N")
+    once = alt.Chart().mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.datum(1))
+    layers = [once, line, points] + ([labels] if len(data) <= 24 else [])
+    unique = format_size(int(data["unique_bytes"][0]))
+    return panel(
+        alt.layer(*layers, data=data), "What more frequent incrementals cost",
+        f"Bytes that changed in each interval, summed, over the {unique} that changed in all; "
+        f"{whose(volume)}",
+    )  # fmt: skip
+
+
+def _spaced(intervals: list[float]) -> list[float]:
+    """Those intervals that have room for a label on a logarithmic axis."""
+    room = (intervals[-1] / intervals[0]) ** (1 / 14)
+    shown = intervals[:1]
+    for interval in intervals[1:]:
+        if interval >= shown[-1] * room:
+            shown.append(interval)
+    return shown
+
+
+def _instant(seconds: float) -> str:
+    return "0 s" if seconds == 0 else format_duration(seconds)

@@ -1,0 +1,123 @@
+"""What the charts of trace metrics share: choosing a volume, thinning, the axis of time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import polars as pl
+
+from vmbk.charts.style import WIDE, altair, finish
+from vmbk.errors import InputError
+from vmbk.units import quoted
+
+MOST_BARS: Final = 240
+"""Bars, or points of a line, that a chart shows; of more, neighbours are put together."""
+
+HEIGHT: Final = 190
+"""Pixels of a panel that stands alone."""
+
+NEW: Final = "#0072b2"
+AGAIN: Final = "#56b4e9"
+OVER: Final = "#c4c4c4"
+ACCENT: Final = "#e69f00"
+
+
+DURATION_ON_AXIS: Final = (
+    "datum.value >= 86400 ? format(datum.value / 86400, '~g') + ' d' : "
+    "datum.value >= 3600 ? format(datum.value / 3600, '~g') + ' h' : "
+    "datum.value >= 60 ? format(datum.value / 60, '~g') + ' min' : "
+    "datum.value >= 1 ? format(datum.value, '~g') + ' s' : "
+    "format(datum.value * 1000, '~g') + ' ms'"
+)
+
+
+def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...]) -> pl.DataFrame:
+    """The rows of one volume, or of all together.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        A table of `vmbk.trace.metrics`.
+    volume : int or None
+    columns : tuple of str
+        What the chart needs of it.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, or there is nothing to draw.
+    """
+    missing = [name for name in ("volume", *columns) if name not in frame.columns]
+    if missing:
+        raise InputError(f"this table lacks {', '.join(missing)}, which the chart needs")
+    chosen = pl.col("volume").is_null() if volume is None else pl.col("volume") == volume
+    found = frame.filter(chosen)
+    if found.is_empty():
+        whole = "the trace" if volume is None else f"volume {quoted(volume)}"
+        raise InputError(f"nothing to draw: the table has no rows for {whole}")
+    return found
+
+
+def whose(volume: int | None) -> str:
+    """For a subtitle: which volume is shown."""
+    return "all volumes together" if volume is None else f"volume {volume}"
+
+
+def clock_unit(longest: float) -> tuple[float, str]:
+    """Seconds in, and name of, the unit in which instants up to ``longest`` seconds read well."""
+    for seconds, name in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if longest >= 3 * seconds:
+            return seconds, name
+    return (1e-3, "ms") if longest >= 3e-3 else (1e-6, "µs")
+
+
+def in_windows(found: pl.DataFrame, most: int = MOST_BARS) -> tuple[pl.DataFrame, float, int]:
+    """Put neighbouring windows together until there are few enough to be seen.
+
+    Parameters
+    ----------
+    found : polars.DataFrame
+        Rows of one volume, with ``window`` and ``start_s``.
+    most : int
+        Bars.
+
+    Returns
+    -------
+    frame : polars.DataFrame
+        With the column ``bar``, the number of the bar to which a window belongs.
+    seconds : float
+        Length of a window.
+    each : int
+        Windows in a bar.
+
+    Raises
+    ------
+    InputError
+        If all is in the first window: there is no course of time to show.
+    """
+    last = int(found["window"].max())  # type: ignore[arg-type]
+    if last == 0:
+        raise InputError(
+            "nothing to draw over time: all requests are in one window",
+            hint="measure in shorter windows, such as window='1m'",
+        )
+    late = found.filter(pl.col("window") == last)
+    seconds = float(late["start_s"][0]) / last
+    each = -(-(last + 1) // most)
+    return found.with_columns((pl.col("window") // each).alias("bar")), seconds, each
+
+
+def time_axis(longest: float, *, labelled: bool = True) -> Any:
+    """The horizontal axis of time since the trace's start; column ``from``, in its unit."""
+    alt = altair()
+    seconds, unit = clock_unit(longest)
+    return alt.X(
+        "from:Q", title=f"time since the start of the trace, {unit}" if labelled else None,
+        scale=alt.Scale(domain=[0, longest / seconds], nice=False),
+        axis=alt.Axis(tickCount=8, grid=False, labels=labelled),
+    )  # fmt: skip
+
+
+def panel(chart: Any, title: str, subtitle: str, height: int = HEIGHT) -> Any:
+    """A chart that stands alone, with its title and the common look."""
+    return finish(chart.properties(width=WIDE, height=height), title, subtitle)

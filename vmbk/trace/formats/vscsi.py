@@ -1,0 +1,111 @@
+"""Binary traces of VMware's vscsiStats, as of the CloudPhysics collection.
+
+Records of one virtual disk, all numbers little-endian:
+
+- version 1, 32 bytes: u32 number, bytes, scatter-gather elements; u16 SCSI operation code, version;
+  u64 sector of 512 bytes, time in µs;
+- version 2, 40 bytes: u16 SCSI operation code, version; u32 number, bytes, scatter-gather elements;
+  u64 sector, time in µs, response time.
+
+The high byte of ``version`` is 1 or 2. There is no header, so that the first records tell which it
+is. Commands that read and write nothing, such as TEST UNIT READY, are skipped.
+
+Source: Waldspurger, Park, Garthwaite, Ahmad: Efficient MRC Construction with SHARDS, FAST 2015 (the
+collection); libCacheSim, ``vscsi.h`` (the layout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmbk.errors import TraceFormatError
+from vmbk.trace.formats.reading import SECTOR, Batch, Tally
+from vmbk.trace.formats.scsi import OPERATIONS
+from vmbk.trace.formats.source import CHUNK, Source
+from vmbk.trace.schema import MAX_VOLUME_SIZE, Op
+from vmbk.units import quoted
+
+NAME: Final = "vscsi"
+DOC: Final = "binary vscsiStats, versions 1 and 2, as of CloudPhysics"
+VOLUME: Final = "disk"
+LAYOUTS: Final[dict[int, Any]] = {
+    1: np.dtype([("number", "<u4"), ("length", "<u4"), ("elements", "<u4"), ("code", "<u2"),
+                 ("version", "<u2"), ("sector", "<u8"), ("time", "<u8")]),
+    2: np.dtype([("code", "<u2"), ("version", "<u2"), ("number", "<u4"), ("length", "<u4"),
+                 ("elements", "<u4"), ("sector", "<u8"), ("time", "<u8"), ("response", "<u8")]),
+}  # fmt: skip
+_PROBED: Final = 64  # records that a detector looks at
+_MOST_TIME: Final = (1 << 62) // 1000  # µs whose ns are taken
+_CODES: Final = np.full(256, -1, np.int8)
+_CODES[list(OPERATIONS)] = [int(op) for op in OPERATIONS.values()]
+
+
+def _fitting(head: bytes) -> dict[int, NDArray[np.bool_]]:
+    """For each version, which of the first bytes' records could be its."""
+    fitting = {}
+    for version, layout in LAYOUTS.items():
+        rows = np.frombuffer(head, layout, min(len(head) // layout.itemsize, _PROBED))
+        fitting[version] = (rows["version"] >> 8 == version) & (rows["code"] <= 0xFF)
+    return fitting
+
+
+def detect(head: bytes) -> bool:
+    """Whether a file that begins so is one.
+
+    The first two records count, and most of those that follow: some may be damaged.
+    """
+    return any(
+        len(fit) > 0 and fit[:2].all() and 4 * int(fit.sum()) >= 3 * len(fit)
+        for fit in _fitting(head).values()
+    )
+
+
+def read(source: Source, tally: Tally, size: int = CHUNK) -> Iterator[Batch]:
+    """Requests of a file, all of one volume.
+
+    Raises
+    ------
+    TraceFormatError
+        If the file begins with records of neither version.
+    """
+    fitting = {v: int(fit.sum()) for v, fit in _fitting(source.head(1 << 16)).items()}
+    version = max(fitting, key=lambda v: fitting[v])
+    if not fitting[version]:
+        raise TraceFormatError(f"{quoted(source.path.name)} begins with no vscsiStats record")
+    layout = LAYOUTS[version]
+    first, rest = 1, b""
+    for chunk in source.chunks(size):
+        data = rest + chunk
+        count = len(data) // layout.itemsize
+        rest = data[count * layout.itemsize :]
+        yield _requests(np.frombuffer(data, layout, count), first, version, tally)
+        first += count
+    if rest:
+        tally.refuse(first, rest.hex(" "), f"{len(rest)} bytes, not {layout.itemsize}")
+
+
+def _requests(rows: Any, first: int, version: int, tally: Tally) -> Batch:
+    where = np.arange(first, first + len(rows))
+    bad = (rows["version"] >> 8 != version) | (rows["code"] > 0xFF)
+    bad |= (rows["sector"] > MAX_VOLUME_SIZE // SECTOR) | (rows["time"] > _MOST_TIME)
+    for row in np.flatnonzero(bad)[:5].tolist():
+        told = ", ".join(f"{name} {rows[name][row]}" for name in rows.dtype.names)
+        tally.refuse(int(where[row]), told, "not what a record holds", 0)
+    tally.bad += int(bad.sum())
+    op = _CODES[np.where(bad, 0, rows["code"])]
+    tally.skipped += int(((op < 0) & ~bad).sum())
+    keep = (op >= 0) & ~bad
+    rows, op = rows[keep], op[keep]
+    flush = op == Op.FLUSH
+    return Batch(
+        time_ns=rows["time"].astype(np.int64) * 1000,
+        op=op,
+        volume=np.full(len(rows), tally.volume_ids([VOLUME])[0]),
+        offset=np.where(flush, 0, rows["sector"].astype(np.int64) * SECTOR),
+        length=np.where(flush, 0, rows["length"].astype(np.int64)),
+        where=where[keep],
+    )

@@ -1,0 +1,428 @@
+"""Fit: a spec that makes a trace like a given one, and how like it is.
+
+The spec holds counts, shares and lengths, and no offset, name or content of the original, so that
+a private trace can be shared as a synthetic one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmbk.display import table
+from vmbk.errors import InputError
+from vmbk.trace.schema import Op, Volume
+from vmbk.trace.synthesis.generate import synthesise
+from vmbk.trace.synthesis.measure import BLOCK, end_ns, figures, sequential
+from vmbk.trace.synthesis.spec import (
+    MOST_REQUEST,
+    MOST_VOLUMES,
+    Mix,
+    Spec,
+    VolumeSpec,
+    Weights,
+    Workload,
+)
+from vmbk.trace.table import Requests, Trace
+from vmbk.units import KIB
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_SIZES: Final = 64
+_QUANTILES: Final = 500
+_PARTS: Final = 1440
+_TRIAL_REQUESTS: Final = 60_000
+"""Requests of the trials in which mixes are compared."""
+_ON_GRID: Final = (0.75, 0.97)
+"""Shares of requests that may make a grid the grid of all; both are tried."""
+_FIRST_TRIALS, _LAST_TRIALS = 2, 5
+"""Trials of each candidate, and of the one that is kept."""
+_FULL_REQUESTS: Final = 5_000_000
+"""Up to so many requests, the rewrite ratio is set by trials with all of them."""
+_JUDGED: Final = {
+    "unique_share": 6.0,
+    "interval_cost": 1.0,
+    "mean_extent_bytes": 0.5,
+    "amplification_64k": 1.0,
+    "sequential_writes": 1.0,
+    "top_1": 0.5,
+    "top_10": 1.0,
+}
+"""Metrics by which trials are compared, with what each counts: what a backup costs comes first."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted spec and how far the trace that it makes is from the original.
+
+    Attributes
+    ----------
+    spec : Spec
+    frame : polars.DataFrame
+        ``metric``; ``original``, ``synthetic``: its value on each; ``difference``: synthetic over
+        original, less 1; null where the original is 0. What each metric is: `measure.figures`.
+    """
+
+    spec: Spec
+    frame: pl.DataFrame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"metrics": self.frame.to_dicts(), "spec": self.spec.digest}
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [metric, f"{a:,.6g}", f"{b:,.6g}", "" if d is None else f"{d:+.1%}"]
+            for metric, a, b, d in self.frame.rows()
+        ]
+        header = ["metric", "original", "synthetic", "difference"]
+        return table("Fit of a synthetic trace", header, rows)
+
+
+def fit(trace: Trace, *, seed: int = 0) -> Fit:
+    """Derive a spec from a trace, and compare the trace that it makes with it.
+
+    Counts, sizes, times, and the extents of what was written are taken over. The mix of access
+    patterns is found by trial: candidates are made and measured, and the nearest is kept.
+
+    Parameters
+    ----------
+    trace : Trace
+    seed : int
+        Of the spec.
+
+    Raises
+    ------
+    InputError
+        If the trace has no request, too many volumes, or volumes that are too large.
+    """
+    import polars as pl
+
+    used = [v for v in trace.volumes if v.size >= 512]
+    if not len(trace) or not used:
+        raise InputError("a trace without requests cannot be fitted")
+    if len(used) > MOST_VOLUMES:
+        raise InputError(f"{len(used)} volumes, at most {MOST_VOLUMES} can be fitted")
+    original = figures(trace)
+    duration = end_ns(trace)
+    volumes = tuple(_fit_volume(trace, v, i, duration, seed) for i, v in enumerate(used))
+    spec = Spec(duration, volumes, seed, doc="Fitted to a trace.")
+    made = figures(synthesise(spec))
+    rows = {
+        "metric": list(original),
+        "original": [float(value) for value in original.values()],
+        "synthetic": [float(made[name]) for name in original],
+        "difference": [made[name] / v - 1 if v else None for name, v in original.items()],
+    }
+    return Fit(spec, pl.DataFrame(rows, schema_overrides={"difference": pl.Float64}))
+
+
+# --- One volume ----------------------------------------------------------------------------------
+
+
+def _fit_volume(trace: Trace, volume: Volume, number: int, duration: int, seed: int) -> VolumeSpec:
+    one = _only(trace, volume)
+    size, name = volume.size // 512 * 512, f"disk{number}"
+    counts = np.bincount(one.requests.op, minlength=len(Op)).tolist()
+    covering = [op for op in (Op.WRITE, Op.READ) if any(len(batch) for batch in _of(one, (op,)))]
+    if not covering:
+        idle = Workload(0, sizes=((512, 1.0),), alignment=512, working_set=512)
+        return VolumeSpec(name, size, idle)
+    target = covering[0]
+    grids = {_grid(one, target, on_grid) for on_grid in _ON_GRID}
+    found = []
+    for alignment, shift in sorted(grids):
+        work = _workload(one, target, counts, alignment, shift, size, duration)
+        found.append(_choose_mix(VolumeSpec(name, size, work), one, target, duration, seed))
+    return min(found, key=lambda result: result[0])[1]
+
+
+def _workload(
+    one: Trace,
+    target: Op,
+    counts: list[int],
+    alignment: int,
+    shift: int,
+    size: int,
+    duration: int,
+) -> Workload:
+    """All of the workload but its mix."""
+    lengths, gaps = _extents(one, target, alignment, shift, size)
+    extents = tuple(int(length) for length in _quantiles(lengths, alignment))
+    shape = tuple(float(f"{gap:.6g}") for gap in _quantiles(gaps, 0))
+    room = (size - shift) // alignment * alignment
+    if int(lengths.sum()) + len(lengths) * alignment > room:  # all of it, but for crumbs
+        extents, shape, lengths = (), (), np.array([room])
+    longest = max(extents, default=room)
+    writes = _sizes(one, (target,), longest)
+    reads = _sizes(one, (Op.READ,), longest) or writes
+    discards = counts[Op.DISCARD] + counts[Op.WRITE_ZEROES]
+    return Workload(
+        requests=sum(counts) - counts[Op.MARK],
+        profile=_profile(one, duration),
+        read_share=counts[Op.READ] / max(counts[Op.READ] + counts[Op.WRITE], 1),
+        flush_every=_every(counts[Op.WRITE], counts[Op.FLUSH]),
+        discard_every=_every(counts[Op.WRITE], discards),
+        fua_share=_fua_share(one, counts[Op.WRITE]),
+        sizes=writes,
+        read_sizes=() if reads == writes else reads,
+        discard_sizes=_sizes(one, (Op.DISCARD, Op.WRITE_ZEROES), longest),
+        alignment=alignment,
+        shift=shift,
+        working_set=max(int(lengths.sum()), longest),
+        extents=extents,
+        gaps=shape,
+    )
+
+
+def _only(trace: Trace, volume: Volume) -> Trace:
+    """The requests of one volume."""
+    if len(trace.volumes) == 1:
+        return trace
+    r = trace.requests
+    rows = r.volume == volume.id
+    columns = {
+        name: getattr(r, name)[rows] for name in ("time_ns", "op", "offset", "length", "flags")
+    }
+    return Trace.from_columns(
+        volumes=[replace(volume, id=0)], clock=trace.metadata.clock, **columns
+    )
+
+
+def _of(trace: Trace, ops: tuple[Op, ...]) -> Iterator[Requests]:
+    """Batches of the requests of some operations that have a length."""
+    for batch in trace.batches():
+        rows = np.isin(batch.op, ops) & (batch.length > 0)
+        yield Requests(
+            batch.time_ns[rows], batch.op[rows], batch.volume[rows],
+            batch.offset[rows], batch.length[rows], batch.flags[rows],
+        )  # fmt: skip
+
+
+def _every(writes: int, others: int) -> float:
+    return min(max(writes / others, 1e-6), 1e9) if others and writes else 0.0
+
+
+def _fua_share(trace: Trace, writes: int) -> float:
+    durable = sum(int((batch.flags & 1).sum()) for batch in _of(trace, (Op.WRITE,)))
+    return durable / writes if writes else 0.0
+
+
+def _grid(trace: Trace, op: Op, on_grid: float) -> tuple[int, int]:
+    """The coarsest grid on which most requests begin, and where it begins."""
+    phases, whole, total = np.zeros(128, np.int64), np.zeros(8, np.int64), 0
+    for batch in _of(trace, (op,)):
+        phases += np.bincount((batch.offset >> 9) & 127, minlength=128)
+        total += len(batch)
+        for power in range(8):
+            whole[power] += int((batch.length % (512 << power) == 0).sum())
+    for power in range(7, 0, -1):
+        folded = phases.reshape(-1, 1 << power).sum(axis=0)
+        if min(int(folded.max()), int(whole[power])) >= on_grid * total:
+            return 512 << power, 512 * int(folded.argmax())
+    return 512, 0
+
+
+def _sizes(trace: Trace, ops: tuple[Op, ...], longest: int) -> Weights:
+    """The most frequent lengths; rarer ones count for the nearest of them."""
+    found: dict[int, int] = {}
+    most = min(longest, MOST_REQUEST) // 512 * 512
+    for batch in _of(trace, ops):
+        lengths = np.minimum(-(-batch.length // 512) * 512, most)
+        for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
+            found[int(length)] = found.get(int(length), 0) + int(count)
+    kept = sorted(sorted(found, key=lambda length: -found[length])[:_SIZES])
+    weights = dict.fromkeys(kept, 0)
+    places = np.array(kept, float)
+    for length, count in found.items():
+        near = kept[int(np.argmin(np.abs(np.log(places / length))))]
+        weights[near] += count
+    least = sum(weights.values()) * 1e-8
+    return tuple((length, float(n)) for length, n in weights.items() if n > least)
+
+
+def _profile(trace: Trace, duration: int) -> tuple[float, ...]:
+    """Requests in equal parts of the time: minutes, or as fine as there are requests for."""
+    parts = min(max(duration // (60 * 10**9), 64), _PARTS, len(trace) // 8)
+    if trace.metadata.clock == "none" or parts < 2:
+        return ()
+    counts = np.zeros(parts, np.int64)
+    edges = np.array([duration * i // parts for i in range(parts)], np.int64)
+    for batch in trace.batches():
+        place = np.searchsorted(edges, batch.time_ns, "right") - 1
+        counts += np.bincount(place, minlength=parts)
+    return tuple(float(count) for count in counts)
+
+
+def _extents(trace: Trace, op: Op, alignment: int, shift: int, size: int) -> tuple[Ints, Ints]:
+    """Lengths of the extents of all that was written, and of the gaps between them; ascending."""
+    from vmbk.kernels.bitmap import mark_ranges
+    from vmbk.kernels.extents import bitmap_to_extents, count_extents
+
+    unit = alignment if size // alignment < 1 << 33 else BLOCK
+    blocks = (size - shift) // unit + 2
+    bitmap = np.zeros(-(-blocks // 8), np.uint8)
+    for batch in _of(trace, (op,)):
+        # The first unit holds what lies before the grid begins.
+        mark_ranges(bitmap, batch.offset - shift + unit, batch.length, unit)
+    count = int(count_extents(bitmap, blocks, 0))
+    offset, length = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    bitmap_to_extents(bitmap, blocks, unit, 0, blocks * unit, offset, length)
+    gaps = offset - np.concatenate([[0], (offset + length)[:-1]])
+    return np.sort(length), np.sort(np.maximum(gaps, 0))
+
+
+def _quantiles(values: NDArray[Any], least: int) -> list[float]:
+    """Means of equally many of the sorted values, as many as there are values or `_QUANTILES`."""
+    edges = np.linspace(0, len(values), min(len(values), _QUANTILES) + 1).astype(int)
+    means = np.add.reduceat(values.astype(float), edges[:-1]) / np.diff(edges)
+    if least:
+        means = np.maximum(np.rint(means / least), 1) * least
+    elif not means.any():
+        means += 1
+    return [float(mean) for mean in np.maximum(means, means.sum() * 1e-8)]
+
+
+# --- The mix, by trial ---------------------------------------------------------------------------
+
+
+def _choose_mix(
+    base: VolumeSpec, trace: Trace, op: Op, duration: int, seed: int
+) -> tuple[float, VolumeSpec]:
+    """The least distance of a trial from the original, and the volume with its mix."""
+    if op != Op.WRITE:
+        return 0.0, replace(base, workload=replace(base.workload, mix=Mix(0.0, 1.0, 0.0)))
+    share, run, space = _streams(trace)
+    median = sorted(length for length, _ in base.workload.sizes)[len(base.workload.sizes) // 2]
+    granule = max(4 * KIB, 1 << (min(median, 64 * KIB) - 1).bit_length())
+    trials = _Trials(base, _judged(trace), duration, seed)
+    part = min(_TRIAL_REQUESTS / base.workload.requests, 1.0)
+    found = [
+        trials.nearest(mix, part, _FIRST_TRIALS) for mix in _candidates(share, run, space, granule)
+    ]
+    distance, mix, best = min(found, key=lambda result: result[0])
+    if distance < math.inf:
+        part = min(_FULL_REQUESTS / base.workload.requests, 1.0)
+        distance, _, best = trials.nearest(mix, part, _LAST_TRIALS)
+    if distance == math.inf:  # no working set makes the ratio of any mix
+        mix = Mix(share, 1 - share, 0.0, run=run)
+        best = replace(base, workload=replace(base.workload, mix=mix))
+    return distance, best
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Traces made to see how near a mix comes to the original."""
+
+    base: VolumeSpec
+    wanted: dict[str, float]
+    duration: int
+    seed: int
+
+    def nearest(self, mix: Mix, part: float, trials: int) -> tuple[float, Mix, VolumeSpec]:
+        """The least distance with this mix, the mix, and the volume.
+
+        What the model leaves out (requests that overlap, edges of extents) shifts the rewrite
+        ratio and the sequential share; how far a trial has them wrong corrects the next.
+        """
+        best, distance = self.base, math.inf
+        ratio, in_streams = self.wanted["rewrite_ratio"], mix.sequential
+        rest = max(mix.uniform + mix.zipf, 1e-9)
+        for _ in range(trials):
+            part_of_rest = (1 - in_streams) / rest
+            changed = replace(
+                mix,
+                sequential=in_streams,
+                uniform=mix.uniform * part_of_rest,
+                zipf=mix.zipf * part_of_rest,
+            )
+            volume, found = self._trial(changed, ratio, part)
+            if not found:
+                break
+            if (far := self._distance(found)) < distance:
+                best, distance, mix_of_best = volume, far, changed
+            ratio *= found["unique_share"] / self.wanted["unique_share"]
+            in_streams += self.wanted["sequential_writes"] - found["sequential_writes"]
+            in_streams = min(max(in_streams, 0.0), 0.999)
+        return distance, mix_of_best if distance < math.inf else mix, best
+
+    def _trial(self, mix: Mix, ratio: float, part: float) -> tuple[VolumeSpec, dict[str, float]]:
+        """The volume with a mix and a rewrite ratio, and its figures; none if it cannot be."""
+        work = replace(
+            self.base.workload, mix=mix, working_set=0, rewrite_ratio=min(max(ratio, 1.0), 1e9)
+        )
+        volume = replace(self.base, workload=work)
+        spec = Spec(self.duration, (volume,), self.seed)
+        try:
+            made = synthesise(spec.with_requests(max(round(spec.requests * part), 1)))
+        except InputError:  # no working set makes this ratio of this mix
+            return volume, {}
+        return volume, _judged(made)
+
+    def _distance(self, found: dict[str, float]) -> float:
+        """How far two traces are apart: the metrics' ratios, as logarithms, weighed and added."""
+        return sum(
+            weight * abs(math.log(max(found[name], 0.01) / max(self.wanted[name], 0.01)))
+            for name, weight in _JUDGED.items()
+        )
+
+
+def _judged(trace: Trace) -> dict[str, float]:
+    """The figures, and the share of the written bytes that is unique.
+
+    That share and not the rewrite ratio is what trials are to reach: the ratio is one of blocks,
+    and how many blocks a write touches depends on how it lies on their grid.
+    """
+    found = figures(trace)
+    return found | {"unique_share": found["unique_bytes"] / max(found["write_bytes"], 1)}
+
+
+def _candidates(share: float, run: int, space: float, granule: int) -> Iterator[Mix]:
+    """Mixes worth a trial: all that is not sequential is uniform, or Zipf, or some of both."""
+    share = min(share, 0.999)
+    spaces, granules = sorted({round(space, 6), 1.0}), sorted({4 * KIB, granule})
+    even = Mix(share, 1 - share, 0.0, run=run)
+    for stream_space in spaces:
+        yield replace(even, stream_space=stream_space)
+    for stream_space, unit, theta, part in product(
+        spaces, granules, (0.7, 1.0, 1.4, 1.9), (0.8, 0.5, 0.2, 0.05)
+    ):
+        yield replace(
+            even,
+            uniform=(1 - share) * part,
+            zipf=(1 - share) * (1 - part),
+            theta=theta,
+            stream_space=stream_space,
+            granule=unit,
+        )
+
+
+def _streams(trace: Trace) -> tuple[float, int, float]:
+    """Share of the writes that are sequential, bytes of a run, and the space of what they cover."""
+    count = total = runs = written = 0
+    places: list[Ints] = []
+    others: list[Ints] = []
+    for batch in _of(trace, (Op.WRITE,)):
+        follows = sequential(batch.offset, batch.length)
+        leads = sequential(-(batch.offset + batch.length)[::-1], batch.length[::-1])[::-1]
+        total += len(batch)
+        count += int(follows.sum())
+        runs += int((leads & ~follows).sum())
+        written += int(batch.length[follows | leads].sum())
+        for rows, into in ((follows | leads, places), (~(follows | leads), others)):
+            into.append(np.unique(batch.offset[rows] // BLOCK))
+    if not count:
+        return 0.0, 0, 1.0
+    in_streams = len(np.unique(np.concatenate(places)))
+    everywhere = len(np.unique(np.concatenate([*places, *others])))
+    run = max(written // max(runs, 1) // BLOCK, 1) * BLOCK
+    return count / total, run, min(max(in_streams / everywhere, 1e-6), 1.0)
