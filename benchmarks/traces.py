@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,17 @@ def main(words: list[str] | None = None) -> int:
     if args.capped is not None:
         return capped(args.capped)
     with tempfile.TemporaryDirectory(prefix="vmbk-bench-") as name:
-        results = run(args.requests, args.text_requests, args.rounds, Path(name))
-    for result in results:
-        show(result)
+        results = []
+        for result in run(args.requests, args.text_requests, args.rounds, Path(name)):
+            show(result)
+            results.append(result)
     if args.json is not None:
         made = {"results": results, "made_by": provenance().to_dict()}
         args.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def run(requests: int, text_requests: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
+def run(requests: int, text_requests: int, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:
     path = folder / "trace.arrow"
     began = time.perf_counter()
     write_trace(synthetic(requests), path)
@@ -68,23 +70,25 @@ def run(requests: int, text_requests: int, rounds: int, folder: Path) -> list[di
     )
     trace = read_trace(path)
     small = trace[: min(text_requests, requests)]
-    found = [
-        beside_polars(
-            "churn per hour", trace, rounds,
-            lambda: measure(trace, WINDOW_NS / 1e9).churn, lambda: polars_churn(trace),
-        ),
-        beside_polars(
-            "churn per hour, requests of one block", single(requests // 4), rounds, None, None
-        ),
-        beside_polars(
-            "churn, amplification and extents in one pass", trace, rounds,
-            lambda: everything(trace), lambda: polars_everything(trace),
-        ),
-        memory(path, requests),
-        text_import(small, rounds, folder),
-        beside_libcachesim(trace[: min(4 * text_requests, requests)], rounds, folder),
-    ]  # fmt: skip
-    return [result for result in found if result]
+    hour = WINDOW_NS / 1e9
+    yield beside_polars(
+        "churn per hour", trace, rounds,
+        lambda: measure(trace, hour).churn, lambda: polars_churn(trace),
+    )  # fmt: skip
+    alone = single(requests // 4)
+    yield beside_polars(
+        "churn per hour, requests of one block", alone, rounds,
+        lambda: measure(alone, hour).churn, lambda: polars_churn_single(alone),
+    )  # fmt: skip
+    yield beside_polars(
+        "churn, amplification and extents in one pass", trace, rounds,
+        lambda: everything(trace), lambda: polars_everything(trace),
+    )  # fmt: skip
+    yield memory(path, requests)
+    yield text_import(small, rounds, folder)
+    beside = beside_libcachesim(trace[: min(4 * text_requests, requests)], rounds, folder)
+    if beside is not None:
+        yield beside
 
 
 def synthetic(requests: int, **changes: Any) -> Trace:
@@ -146,14 +150,6 @@ def polars_everything(trace: Trace) -> list[tuple[int, ...]]:
 
 
 def beside_polars(what: str, trace: Trace, rounds: int, ours: Any, theirs: Any) -> dict[str, Any]:
-    if ours is None:
-
-        def ours() -> object:
-            return measure(trace, WINDOW_NS / 1e9).churn
-
-        def theirs() -> object:
-            return polars_churn_single(trace)
-
     agree(trace, theirs())
     times = take_turns({"vmbk": ours, "polars": theirs}, rounds)
     return result(what, len(trace), "requests", times, "polars")
@@ -278,13 +274,13 @@ analyser.run()
 """
 
 
-def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any]:
+def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any] | None:
     """Its trace analyser and our import with all metrics, each a process, on one vscsi file."""
     peer = os.environ.get("VMBK_LIBCACHESIM_PYTHON", sys.executable)
     if subprocess.run([peer, "-c", "import libcachesim"], capture_output=True).returncode:
         print("libcachesim is not installed: pip install libcachesim, or name the Python that has "
               "it with VMBK_LIBCACHESIM_PYTHON", file=sys.stderr)  # fmt: skip
-        return {}
+        return None
     r = trace.requests
     keep = r.length > 0
     rows = np.zeros(int(keep.sum()), np.dtype(
@@ -303,8 +299,10 @@ def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any
 
     def process(*command: str) -> Any:
         # The analyser leaves files in its working directory.
-        settings = {"cwd": folder, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-        return lambda: subprocess.run(command, check=True, capture_output=True, **settings)
+        paths = os.environ | {"PYTHONPATH": str(ROOT)}
+        return lambda: subprocess.run(
+            command, check=True, capture_output=True, cwd=folder, env=paths
+        )
 
     times = take_turns(
         {
@@ -343,13 +341,17 @@ def show(found: dict[str, Any]) -> None:
         peak, before, trace = (
             format_size(found[key]) for key in ("peak_bytes", "before_bytes", "trace_bytes")
         )
-        print(f"{found['what']}: {peak}, of which libraries {before}; the trace has {trace}")
+        print(
+            f"{found['what']}: {peak}, of which libraries {before}; the trace has {trace}",
+            flush=True,
+        )
         return
     scale, unit = (1e6, "MB/s") if found["unit"] == "bytes" else (1e6, "M requests/s")
     print(
         f"{found['what']}: {found['rate'] / scale:.1f} {unit}; {found['other']} "
         f"{found['other_rate'] / scale:.1f}; ratio {found['ratio']:.2f} "
-        f"({found['ratio_low']:.2f} to {found['ratio_high']:.2f})"
+        f"({found['ratio_low']:.2f} to {found['ratio_high']:.2f})",
+        flush=True,
     )
 
 

@@ -175,7 +175,8 @@ def _trace_commands(commands: Any) -> None:
     _trace_target(p)
     p.add_argument(
         "--format", default="auto", metavar="FORMAT",
-        help="format of SRC; auto goes by its content (default: %(default)s)",
+        help="format of SRC, such as msr, where its content does not tell; an unknown one lists all "
+        "(default: %(default)s)",
     )  # fmt: skip
     p.add_argument(
         "--volume-size", type=_size, metavar="SIZE",
