@@ -636,6 +636,74 @@ def walk_sized(data: bytes, least: int, most: int) -> tuple[list[int], int, bool
     return starts, at, False
 
 
+def vscsi_requests(
+    data: bytes, version: int, codes: dict[int, int], most_sector: int, most_time: int
+) -> tuple[list[tuple[int, int, int, int, int]], list[int]]:
+    """(record, ns, operation, offset, length) of the requests; the records that are bad."""
+    kept, bad = [], []
+    layout = {1: "<IIIHHQQ", 2: "<HHIIIQQQ"}[version]
+    for record, fields in enumerate(struct.iter_unpack(layout, data)):
+        if version == 1:
+            _, length, _, code, told, sector, time = fields
+        else:
+            code, told, _, length, _, sector, time, _ = fields
+        if told >> 8 != version or code > 255 or sector > most_sector or time > most_time:
+            bad.append(record)
+        elif code in codes and codes[code] & 128:
+            kept.append((record, time * 1000, codes[code] & 127, 0, 0))
+        elif code in codes:
+            kept.append((record, time * 1000, codes[code], sector * 512, length))
+    return kept, bad
+
+
+# --- Columns of a trace ---------------------------------------------------------------------------
+
+
+def word_codes(words: Sequence[bytes], most: int) -> tuple[list[int], list[int]] | None:
+    """Code of each row and first row of each word; None where there are too many words."""
+    order = list(dict.fromkeys(words))
+    if len(order) > most:
+        return None
+    return [order.index(word) for word in words], [words.index(word) for word in order]
+
+
+def first_unsound(
+    rows: Sequence[tuple[int, int, int, int, int, int]],
+    sizes: dict[int, int],
+    most_op: int,
+    known_flags: int,
+) -> tuple[int, int] | None:
+    """Row and reason of the first of (time, op, volume, offset, length, flags) that may not be."""
+    for row, (time, op, volume, offset, length, flags) in enumerate(rows):
+        if op > most_op:
+            return row, 1
+        if flags & ~known_flags:
+            return row, 2
+        if time < (rows[row - 1][0] if row else 0):
+            return row, 3
+        if volume not in sizes:
+            return row, 4
+        if offset < 0 or length < 0 or offset + length > sizes[volume]:
+            return row, 5
+    return None
+
+
+def misplaced(rows: Sequence[tuple[int, int, int]], most_bytes: int, most_ns: int) -> list[int]:
+    """For (time, offset, length): 1 where no volume can hold it, 2 where its time is too far."""
+    return [
+        1 if offset < 0 or length < 0 or offset + length > most_bytes else 2 * (abs(time) > most_ns)
+        for time, offset, length in rows
+    ]
+
+
+def volume_ends(rows: Sequence[tuple[int, int, int]], ends: Sequence[int]) -> list[int]:
+    """The end of each volume after (volume, offset, length)."""
+    return [
+        max([end, *(offset + length for v, offset, length in rows if v == volume)])
+        for volume, end in enumerate(ends)
+    ]
+
+
 # --- Updates, working sets and requests, from the definitions ------------------------------------
 
 

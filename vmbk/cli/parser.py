@@ -175,7 +175,7 @@ def _trace_commands(commands: Any) -> None:
     _trace_target(p)
     p.add_argument(
         "--format", default="auto", metavar="FORMAT",
-        help="format of SRC, such as msr, where its content does not tell; an unknown one lists all "
+        help="format of SRC, such as msr, where its content does not tell; a wrong one lists all "
         "(default: %(default)s)",
     )  # fmt: skip
     p.add_argument(

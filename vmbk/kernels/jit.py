@@ -28,10 +28,12 @@ from numba import types
 
 __all__ = [
     "F64",
+    "I32",
     "I64",
     "U8",
     "U32",
     "U64",
+    "OutI32",
     "OutI64",
     "OutU8",
     "OutU64",
@@ -52,10 +54,13 @@ def _input(dtype: Any) -> Any:
     return types.Array(dtype, 1, "C", readonly=True)
 
 
-U8, U32, U64, I64, F64 = (
-    _input(t) for t in (types.uint8, types.uint32, types.uint64, types.int64, types.float64)
+U8, U32, U64, I32, I64, F64 = (
+    _input(t)
+    for t in (types.uint8, types.uint32, types.uint64, types.int32, types.int64, types.float64)
 )
-OutU8, OutU64, OutI64 = (types.Array(t, 1, "C") for t in (types.uint8, types.uint64, types.int64))
+OutU8, OutU64, OutI32, OutI64 = (
+    types.Array(t, 1, "C") for t in (types.uint8, types.uint64, types.int32, types.int64)
+)
 
 
 def _cache_folder() -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmbk.kernels.jit import U8, OutI64, b1, i64, kernel
+from vmbk.kernels.jit import I64, U8, U32, OutI64, OutU8, b1, i64, kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,3 +121,75 @@ def walk_sized(
         at += size
     state[0] = at
     return found
+
+
+@kernel(i64(U32, I64, U8, i64, i64, i64, OutI64, OutI64, OutU8, OutI64, OutI64, OutI64))
+def vscsi_requests(
+    words: NDArray[np.uint32],
+    layout: NDArray[np.int64],
+    codes: NDArray[np.uint8],
+    version: int,
+    most_sector: int,
+    most_time: int,
+    row: NDArray[np.int64],
+    time_ns: NDArray[np.int64],
+    op: NDArray[np.uint8],
+    offset: NDArray[np.int64],
+    length: NDArray[np.int64],
+    bad: NDArray[np.int64],
+) -> int:
+    """Take records of vscsiStats apart.
+
+    Parameters
+    ----------
+    words : ndarray of uint32
+        The records, little-endian numbers of 32 bits.
+    layout : ndarray of int64, shape (5,)
+        Words of a record; which of them holds the SCSI code (and above it the version), the bytes,
+        the lower half of the sector, the lower half of the time.
+    codes : ndarray of uint8, shape (256,)
+        Operation of each SCSI code, with bit 7 set if it has no place on the disk; 255 for those
+        that are no request.
+    version : int
+        The high byte of every record's version.
+    most_sector, most_time : int
+        Sectors of 512 bytes, µs; a record beyond is bad.
+    row, time_ns, op, offset, length : ndarray, out
+        The requests: number of the record, ns, operation, bytes.
+    bad : ndarray of int64, out
+        First how many there are, then the numbers of the records that are not what they should be;
+        room for one more than there are records, as in the others for as many.
+
+    Returns
+    -------
+    int
+        Requests written.
+    """
+    width, at_code, at_length, at_sector, at_time = layout
+    kept = 0
+    bad[0] = 0
+    for record in range(len(words) // width):
+        base = record * width
+        word = i64(words[base + at_code])
+        code = word & 0xFFFF
+        high, low = i64(words[base + at_sector + 1]), i64(words[base + at_sector])
+        late, early = i64(words[base + at_time + 1]), i64(words[base + at_time])
+        # Halves that would fill the sign are beyond any limit.
+        fits = high < 1 << 31 and late < 1 << 31
+        sector, time = high << 32 | low, late << 32 | early
+        fits = fits and sector <= most_sector and time <= most_time
+        if not fits or word >> 24 != version or code > 255:
+            bad[0] += 1
+            bad[bad[0]] = record
+            continue
+        kind = codes[code]
+        if kind == 255:
+            continue
+        placed = i64(kind < 128)
+        row[kept] = record
+        time_ns[kept] = time * 1000
+        op[kept] = kind & 127
+        offset[kept] = placed * sector * 512
+        length[kept] = placed * i64(words[base + at_length])
+        kept += 1
+    return kept

@@ -361,44 +361,31 @@ def check_requests(
     OutOfRangeError
         If a request reaches outside its volume.
     """
+    from vmbk.kernels import checks
+
     ids = np.array([v.id for v in volumes], np.uint32)
     sizes = np.array([v.size for v in volumes], np.int64)
-    dense = bool((ids == np.arange(len(ids))).all())
-    for start in range(0, len(op), _CHECK_ROWS):
-        rows = slice(start, start + _CHECK_ROWS)
-
-        def refuse(bad: NDArray[np.bool_], what: str, start: int = start) -> None:
-            if bad.any():
-                i = start + int(np.argmax(bad))
-                raise TraceFormatError(
-                    f"request {first_row + i} {what}: time_ns {time_ns[i]}, op {op[i]}, volume "
-                    f"{volume[i]}, offset {offset[i]}, length {length[i]}, flags {flags[i]}"
-                )
-
-        refuse((op[rows] < 0) | (op[rows] > max(Op)), "has an unknown operation")
-        refuse((flags[rows] & ~np.uint8(_ALL_FLAGS)) != 0, "has flag bits without a meaning")
-        # One row of overlap, so that a fall between two slices is seen as well.
-        before = time_ns[max(start - 1, 0) : start + _CHECK_ROWS]
-        falls = np.concatenate(
-            [before[:0] if start else before[:1] < 0, before[1:] < before[:-1]]
-        ).astype(np.bool_)
-        refuse(falls, "goes back in time")
-        # Most often ids count from 0 and are places already.
-        place = volume[rows].astype(np.int64) if dense else np.searchsorted(ids, volume[rows])
-        known = place < len(ids)
-        place[~known] = 0
-        if len(ids) and not dense:
-            known &= ids[place] == volume[rows]
-        refuse(~known, "is on an unknown volume")
-        size, at, count = sizes[place], offset[rows], length[rows]
-        outside = (at < 0) | (count < 0) | (at > size) | (count > size - at)
-        if outside.any():
-            j = int(np.argmax(outside))
-            i = start + j
-            raise OutOfRangeError(
-                f"request {first_row + i} ({Op(int(op[i])).name.lower()}) covers {length[i]} bytes "
-                f"at offset {offset[i]}, outside volume {volume[i]} of {size[j]} bytes"
-            )
+    found = np.zeros(2, np.int64)
+    columns = time_ns, op.view(np.uint8), volume, offset, length, flags
+    why = checks.first_unsound(*columns, ids, sizes, max(Op), _ALL_FLAGS, found)
+    if why == checks.SOUND:
+        return
+    i, place = found.tolist()
+    if why == checks.PLACE:
+        raise OutOfRangeError(
+            f"request {first_row + i} ({Op(int(op[i])).name.lower()}) covers {length[i]} bytes "
+            f"at offset {offset[i]}, outside volume {volume[i]} of {sizes[place]} bytes"
+        )
+    what = {
+        checks.OPERATION: "has an unknown operation",
+        checks.FLAGS: "has flag bits without a meaning",
+        checks.ORDER: "goes back in time",
+        checks.VOLUME: "is on an unknown volume",
+    }[why]
+    raise TraceFormatError(
+        f"request {first_row + i} {what}: time_ns {time_ns[i]}, op {op[i]}, volume {volume[i]}, "
+        f"offset {offset[i]}, length {length[i]}, flags {flags[i]}"
+    )
 
 
 def check_payload(

@@ -125,7 +125,10 @@ class Spool:
 
     def first_time(self) -> int:
         """The earliest time in ns, 0 where there is no row."""
-        return int(self._map("time_ns").min()) if self.rows else 0
+        if not self.rows:
+            return 0
+        times = self._map("time_ns")
+        return int(times[0] if self.in_order else times.min())
 
     def finish(
         self,

@@ -45,7 +45,7 @@ from vmbk.units import MIB, format_size, quoted
 __all__ = ["FORMATS", "Format", "ImportResult", "import_trace"]
 
 _HEAD = 1 << 16  # bytes shown to the detectors
-_MOST_TIME = 1 << 62  # ns either way, some 146 years
+_MOST_TIME = (1 << 62) - 1  # ns either way, some 146 years
 
 
 @dataclass(frozen=True)
@@ -310,24 +310,24 @@ def _chosen(format: str, head: bytes, path: Path) -> Format:
 
 def _checked(batches: Iterator[Batch], tally: Tally, path: Path, skip_bad: bool) -> Iterator[Batch]:
     """The batches without requests that no volume can hold; an error where rows are bad."""
+    from vmbk.kernels.checks import LATE, MISPLACED, misplaced
+
     rows = right = 0
     for batch in batches:
         time_ns, offset, length = batch.time_ns, batch.offset, batch.length
-        outside = (offset < 0) | (length < 0) | (offset > MAX_VOLUME_SIZE)
-        outside |= length > MAX_VOLUME_SIZE - np.clip(offset, 0, MAX_VOLUME_SIZE)
+        verdict = np.empty(len(batch), np.uint8)
         # Farther apart, the time between two rows would not fit in 63 bits.
-        late = ~outside & ((time_ns > _MOST_TIME) | (time_ns < -_MOST_TIME))
-        for bad, why in ((outside, "no place on a volume"), (late, "a time out of range")):
-            for row in np.flatnonzero(bad)[:5].tolist():
+        many = misplaced(time_ns, offset, length, MAX_VOLUME_SIZE, _MOST_TIME, verdict)
+        for kind, why in ((MISPLACED, "no place on a volume"), (LATE, "a time out of range")):
+            for row in np.flatnonzero(verdict == kind)[:5].tolist() if many else ():
                 where = rows + row if batch.where is None else int(batch.where[row])
                 told = f"{time_ns[row]} ns, offset {offset[row]}, length {length[row]} bytes"
                 tally.refuse(where, told, why, 0)
-            tally.bad += int(bad.sum())
+        tally.bad += many
         rows += len(batch)
         _stop_at_bad(tally, path, skip_bad)
-        fit = ~(outside | late)
-        right += int(fit.sum())
-        yield batch if fit.all() else batch.take(fit)
+        right += len(batch) - many
+        yield batch.take(verdict == 0) if many else batch
     _stop_at_bad(tally, path, skip_bad, right + tally.skipped > 0)
 
 
@@ -351,7 +351,10 @@ def _spooled(
     batches: Iterator[Batch], scratch: str | os.PathLike[str] | None, drop_duplicates: bool
 ) -> tuple[Spool, dict[int, int], int]:
     """All rows, times counted from the earliest; where each volume's last request ends."""
+    from vmbk.kernels.checks import volume_ends
+
     spool: Spool | None = None
+    zero: int | None = None
     ends: NDArray[np.int64] = np.zeros(0, np.int64)
     duplicates, previous = 0, None
     try:
@@ -365,12 +368,15 @@ def _spooled(
                 batch = batch.take(fresh)
             if not len(batch):
                 continue
-            at_most = int(batch.volume.max()) + 1
+            volume = np.ascontiguousarray(batch.volume, np.uint32)
+            at_most = int(volume.max()) + 1
             ends = np.concatenate([ends, np.zeros(max(at_most - len(ends), 0), np.int64)])
-            np.maximum.at(ends, batch.volume, batch.offset + batch.length)
+            volume_ends(volume, batch.offset, batch.length, ends)
             flags = batch.flags if batch.flags is not None else np.zeros(len(batch), np.uint8)
+            # Most often the first row is the earliest, and none need be moved again.
+            zero = int(batch.time_ns[0]) if zero is None else zero
             spool.append(
-                time_ns=batch.time_ns, op=batch.op, volume=batch.volume.astype(np.uint32),
+                time_ns=batch.time_ns - zero, op=batch.op, volume=volume,
                 offset=batch.offset, length=batch.length, flags=flags,
                 content=batch.content, valid=batch.valid,
             )  # fmt: skip

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 _MOST_SECONDS: Final = 9_000_000_000  # their ns fit in 63 bits
 _DIGITS: Final = {"seconds": 9, "milliseconds": 6}  # behind the point, down to 1 ns
 
+_FEW_WORDS: Final = 64  # of a column, up to which comparing each row with all of them pays
+
 ARROW_TYPES: Final[dict[str, Any]] = {
     "int": pa.int64(),
-    "text": pa.dictionary(pa.int32(), pa.string()),
+    "text": pa.string(),
     "seconds": pa.decimal128(28, 9),
     "milliseconds": pa.decimal128(28, 6),
     "digest": pa.string(),
@@ -87,8 +89,7 @@ def from_arrow(column: Any, kind: str) -> Any:
         values, bad = from_words(pl.Series(pl.from_arrow(column)), kind)
         return None if bad.any() else values
     if kind == "text":
-        words = [word.strip(" \t") for word in column.dictionary.to_pylist()]
-        return Text(column.indices.to_numpy(), words)
+        return _words(column)
     if kind == "digest":
         return _digests(column)
     if kind in _DIGITS:
@@ -97,6 +98,22 @@ def from_arrow(column: Any, kind: str) -> Any:
         most = _MOST_SECONDS * 10**9
         return low if not high.any() and bool(((low >= 0) & (low <= most)).all()) else None
     return column.to_numpy()
+
+
+def _words(column: Any) -> Text:
+    """A column of strings as a `Text`; several times faster than Arrow's where words are few."""
+    from vmbk.kernels.words import word_codes
+
+    starts = np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column) + 1]
+    data = np.frombuffer(column.buffers()[2] or b"", np.uint8)
+    codes, firsts = np.empty(len(column), np.int32), np.empty(_FEW_WORDS, np.int64)
+    found = word_codes(starts, data, codes, firsts)
+    if found < 0:
+        column = column.dictionary_encode()
+        codes, words = column.indices.to_numpy(), column.dictionary.to_pylist()
+    else:
+        words = [column[row].as_py() for row in firsts[:found].tolist()]
+    return Text(codes, [word.strip(" \t") for word in words])
 
 
 def from_words(words: pl.Series, kind: str) -> tuple[Any, NDArray[np.bool_]]:

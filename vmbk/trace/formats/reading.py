@@ -20,6 +20,7 @@ import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from vmbk.errors import TraceFormatError
+from vmbk.trace.formats.ahead import ahead
 from vmbk.trace.formats.cells import ARROW_TYPES, Text, from_arrow, from_words, unusual
 from vmbk.trace.formats.cells import seconds as seconds
 from vmbk.trace.formats.cells import text_of as text_of
@@ -72,6 +73,11 @@ class Batch:
     content: NDArray[np.uint8] | None = None
     valid: NDArray[np.bool_] | None = None
     where: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("time_ns", "offset", "length"):
+            values = np.ascontiguousarray(getattr(self, name), np.int64)
+            object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.op)
@@ -241,7 +247,7 @@ def delimited(
     size : int
         Bytes parsed at a time.
     """
-    for first, count, text in source.lines(size):
+    for first, count, text in _lines(source, size):
         if first == 1 and header:
             stop = text.index(b"\n")
             if text[:stop].decode().strip().lower() == header.lower():
@@ -259,6 +265,12 @@ def delimited(
             continue
         rows = Rows(np.zeros(0, np.int64), {}, _liner(shown, first), tally)
         yield _parse_with_care(rows, text, first, separator, fields, kinds, more)
+
+
+def _lines(source: Source, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Lines of a source, which are read, unpacked and digested while others are parsed."""
+    with ahead(source.lines(size)) as lines:
+        yield from lines
 
 
 def _liner(text: bytes, first: int) -> Callable[[int], str]:
@@ -403,7 +415,7 @@ def matched(
     Rows
         Those that do not and are not blank, as a column ``line``.
     """
-    for first, _, block in source.lines(size):
+    for first, _, block in _lines(source, size):
         lines = pl.Series("line", block.decode().split("\n")[:-1], pl.String)
         groups = lines.str.extract_groups(f"^(?:{pattern})").struct.unnest()
         everything = Rows(

@@ -49,6 +49,13 @@ class _Counted(io.RawIOBase):
         self._advance(count)
         return count
 
+    def read(self, size: int = -1) -> Any:
+        # What this class inherits would copy all of it once more.
+        data = self._file.read(size)
+        self.hasher.update(data)
+        self._advance(len(data))
+        return data
+
     def close(self) -> None:
         self._file.close()
         super().close()

@@ -40,8 +40,10 @@ LAYOUTS: Final[dict[int, Any]] = {
 }  # fmt: skip
 _PROBED: Final = 64  # records that a detector looks at
 _MOST_TIME: Final = (1 << 62) // 1000  # µs whose ns are taken
-_CODES: Final = np.full(256, -1, np.int8)
-_CODES[list(OPERATIONS)] = [int(op) for op in OPERATIONS.values()]
+_CODES: Final = np.full(256, 255, np.uint8)
+_CODES[list(OPERATIONS)] = [op | (op == Op.FLUSH) << 7 for op in OPERATIONS.values()]
+_WORDS: Final = {1: (8, 3, 1, 4, 6), 2: (10, 0, 2, 4, 6)}
+"""What `vscsi_requests` calls the layout of each version."""
 
 
 def _fitting(head: bytes) -> dict[int, NDArray[np.bool_]]:
@@ -89,23 +91,25 @@ def read(source: Source, tally: Tally, size: int = CHUNK) -> Iterator[Batch]:
 
 
 def _requests(rows: Any, first: int, version: int, tally: Tally) -> Batch:
-    where = np.arange(first, first + len(rows))
-    bad = (rows["version"] >> 8 != version) | (rows["code"] > 0xFF)
-    bad |= (rows["sector"] > MAX_VOLUME_SIZE // SECTOR) | (rows["time"] > _MOST_TIME)
-    for row in np.flatnonzero(bad)[:5].tolist():
-        told = ", ".join(f"{name} {rows[name][row]}" for name in rows.dtype.names)
-        tally.refuse(int(where[row]), told, "not what a record holds", 0)
-    tally.bad += int(bad.sum())
-    op = _CODES[np.where(bad, 0, rows["code"])]
-    tally.skipped += int(((op < 0) & ~bad).sum())
-    keep = (op >= 0) & ~bad
-    rows, op = rows[keep], op[keep]
-    flush = op == Op.FLUSH
+    from vmbk.kernels.records import vscsi_requests
+
+    count = len(rows)
+    row, time_ns, offset, length = (np.empty(count, np.int64) for _ in range(4))
+    op, bad = np.empty(count, np.uint8), np.empty(count + 1, np.int64)
+    kept = vscsi_requests(
+        rows.view("<u4"), np.array(_WORDS[version]), _CODES, version,
+        MAX_VOLUME_SIZE // SECTOR, _MOST_TIME, row, time_ns, op, offset, length, bad,
+    )  # fmt: skip
+    for record in bad[1 : 1 + min(bad[0], 5)].tolist():
+        told = ", ".join(f"{name} {rows[name][record]}" for name in rows.dtype.names)
+        tally.refuse(first + record, told, "not what a record holds", 0)
+    tally.bad += int(bad[0])
+    tally.skipped += count - kept - int(bad[0])
     return Batch(
-        time_ns=rows["time"].astype(np.int64) * 1000,
-        op=op,
-        volume=np.full(len(rows), tally.volume_ids([VOLUME])[0]),
-        offset=np.where(flush, 0, rows["sector"].astype(np.int64) * SECTOR),
-        length=np.where(flush, 0, rows["length"].astype(np.int64)),
-        where=where[keep],
+        time_ns=time_ns[:kept],
+        op=op[:kept].view(np.int8),
+        volume=np.full(kept, tally.volume_ids([VOLUME])[0]),
+        offset=offset[:kept],
+        length=length[:kept],
+        where=row[:kept] + first,
     )
