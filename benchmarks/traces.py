@@ -75,7 +75,7 @@ def run(requests: int, text_requests: int, rounds: int, folder: Path) -> Iterato
         "churn per hour", trace, rounds,
         lambda: measure(trace, hour).churn, lambda: polars_churn(trace),
     )  # fmt: skip
-    alone = single(requests // 4)
+    alone = single(requests)
     yield beside_polars(
         "churn per hour, requests of one block", alone, rounds,
         lambda: measure(alone, hour).churn, lambda: polars_churn_single(alone),
@@ -274,10 +274,18 @@ analyser.run()
 """
 
 
+def has_libcachesim(python: str) -> bool:
+    try:
+        done = subprocess.run([python, "-c", "import libcachesim"], capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
 def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any] | None:
     """Its trace analyser and our import with all metrics, each a process, on one vscsi file."""
     peer = os.environ.get("VMBK_LIBCACHESIM_PYTHON", sys.executable)
-    if subprocess.run([peer, "-c", "import libcachesim"], capture_output=True).returncode:
+    if not has_libcachesim(peer):
         print("libcachesim is not installed: pip install libcachesim, or name the Python that has "
               "it with VMBK_LIBCACHESIM_PYTHON", file=sys.stderr)  # fmt: skip
         return None

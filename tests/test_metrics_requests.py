@@ -424,6 +424,8 @@ def test_working_sets_are_those_of_the_definition(
         for row in frame.to_dicts()
     } == found  # fmt: skip
     assert (frame["offset"] == frame["region"] * frame["region_bytes"]).all()
+    written = frame["block_writes"] * block_size
+    assert (frame["unique_bytes"] + frame["rewritten_bytes"] == written).all()
 
 
 @given(requests(), st.integers(1, 50))

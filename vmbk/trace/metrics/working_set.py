@@ -227,16 +227,17 @@ def spatial(
         A row per volume and region with writes. Volumes differ in the size of their regions, so
         there are no rows over all of them:
 
-        ============= ====== =================================================================
-        volume        u32    id of the volume
-        region        i64    number of the region
-        offset        i64    bytes from the volume's start
-        region_bytes  i64    its length
-        writes        i64    requests that begin in it
-        block_writes  i64    blocks that writes touched in it, each as often as it was
-        unique_bytes  i64    bytes of these blocks, each once
-        share         f64    of the volume's block writes, those in this region
-        ============= ====== =================================================================
+        =============== ====== ===============================================================
+        volume          u32    id of the volume
+        region          i64    number of the region
+        offset          i64    bytes from the volume's start
+        region_bytes    i64    its length
+        writes          i64    requests that begin in it
+        block_writes    i64    blocks that writes touched in it, each as often as it was
+        unique_bytes    i64    bytes of these blocks, each once
+        rewritten_bytes i64    bytes of these blocks, each as often as it was written again
+        share           f64    of the volume's block writes, those in this region
+        =============== ====== ===============================================================
 
     Raises
     ------
@@ -268,6 +269,7 @@ def spatial(
             "writes": found[at, 1],
             "block_writes": found[at, 0],
             "unique_bytes": found[at, 2] * work.block_size,
+            "rewritten_bytes": (found[at, 0] - found[at, 2]) * work.block_size,
         },
         schema_overrides={"volume": pl.UInt32},
     ).with_columns(

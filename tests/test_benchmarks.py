@@ -1,0 +1,49 @@
+"""The benchmarks run, and what they compare agrees; how fast it is no test says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.ratios import Timing, ratios, take_turns
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    ours, other = Timing((1.0, 2.0, 4.0)), Timing((3.0, 4.0, 20.0))
+    assert ratios(ours, other) == (3.0, 2.0, 5.0)
+    assert (ours.median, ours.spread) == (2.0, (1.0, 4.0))
+
+
+def test_alternatives_take_turns() -> None:
+    calls: list[str] = []
+    times = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3  # the first round does not count
+    assert [len(times[name].seconds) for name in ("a", "b")] == [2, 2]
+
+
+def test_the_table_of_traces(tmp_path: Path) -> None:
+    told = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.traces", "--requests", "200_000",
+         "--text-requests", "20_000", "--rounds", "1", "--json", str(told)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        env=os.environ | {"VMBK_LIBCACHESIM_PYTHON": "no-such-python"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "libcachesim is not installed" in run.stderr
+    results = json.loads(told.read_text())["results"]
+    assert [r["what"].partition(",")[0] for r in results] == [
+        "churn per hour", "churn per hour", "churn", "peak memory of its own",
+        "import of text (MSR CSV)",
+    ]  # fmt: skip
+    for result in results:
+        if "ratio" in result:
+            assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
+        else:
+            assert result["before_bytes"] <= result["peak_bytes"] < 1 << 30
+    assert len(run.stdout.splitlines()) == len(results)
