@@ -559,7 +559,7 @@ def churn_windows(
             length = last - first + 1
             entry = histogram.setdefault((volume, length.bit_length() - 1), [0, 0])
             entry[0] += 1
-            entry[1] += length
+            entry[1] += sum(first <= block <= last for block in blocks)
         regions: dict[int, int] = {}
         for block in blocks:
             region = block * block_size >> 22

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +372,32 @@ class TestStreams:
             else:
                 assert done.returncode == 1
             assert disk.stat().st_size == 64 * MIB
+
+    @pytest.mark.parametrize("where", ["terminal", "pipe"])
+    def test_progress_is_shown_and_ends(self, tmp_path, where):
+        """On a real terminal, where a bar takes the place of standard error while it is shown."""
+        ours, theirs = os.openpty() if where == "terminal" else os.pipe()
+        forced = {} if where == "terminal" else {"VMBK_PROGRESS": "1"}
+        words = ["replay", "ext4-sqlite", "--disk", str(tmp_path / "disk.raw")]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "vmbk", *words], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=theirs,
+            env=clean_environment(TERM="xterm", **forced),
+        )  # fmt: skip
+        os.close(theirs)
+        late = threading.Timer(60, running.kill)
+        late.start()
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal says that its other side is gone
+            while data := os.read(ours, 65536):
+                shown += data
+        os.close(ours)
+        out, _ = running.communicate(timeout=60)
+        late.cancel()
+        assert running.returncode == 0, shown[:2000]
+        assert b"disk.raw" in out
+        assert "━".encode() in shown
+        assert "replay" in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode()
 
     def test_a_closed_stream_is_not_taken_by_a_file(self, tmp_path):
         """What e2fsck and libraries print must not land in an image that got their number."""

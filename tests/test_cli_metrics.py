@@ -152,14 +152,29 @@ def test_traces_without_writes_or_clock(tmp_path: Path) -> None:
     )  # fmt: skip
     assert metrics.NO_CLOCK in text("trace", "churn", still)
     assert len(answer("trace", "churn", still)["windows"]) == 1
+    numbered = tmp_path / "numbered.arrow"  # numbers where times would be are not times
+    write_trace(
+        Trace.from_columns(
+            volumes=[Volume(0, "disk", MIB)], op=np.ones(9, np.int8), offset=np.zeros(9, np.int64),
+            length=np.full(9, 4096), time_ns=np.arange(9) * 10**13,
+        ),
+        numbered,
+    )  # fmt: skip
+    found = answer("trace", "churn", numbered)
+    assert (found["window_s"], len(found["windows"]), found["total"]["cost"]) == (None, 1, 1)
+    spread = answer("trace", "fragmentation", numbered, "--window", "1h")
+    assert (spread["window_s"], spread["changed_bytes"]) == (None, 65536)
+    assert "whole trace" in text("trace", "fragmentation", numbered, "--window", "1h")
+    gaps = answer("trace", "fragmentation", numbered, "--block-size", "4MiB")
+    assert gaps["amplification"]["4096"] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["churn", "ext4-sqlite", "--window", "soon"], "'soon' is not a duration"),
-        (["churn", "ext4-sqlite", "--window", "0"], "a window needs some length"),
-        (["churn", "ext4-sqlite", "--window", "0.1ns"], "a window needs some length"),
+        (["churn", "ext4-sqlite", "--window", "0"], "'0' has no length"),
+        (["churn", "ext4-sqlite", "--window", "0.1ns"], "'0.1ns' has no length"),
         (["churn", "ext4-sqlite", "--block-size", "3KiB"], "not a power of two"),
         (["churn", "no-such-trace"], "there is no file and no shipped data set"),
         (["fragmentation", "ext4-sqlite", "--block-size", "8MiB"], "not a power of two"),

@@ -205,6 +205,53 @@ def test_a_trace_without_writes() -> None:
         assert verdicts(found) == {"change": "fine"}
 
 
+def test_discards_without_writes_are_told() -> None:
+    for op in (Op.DISCARD, Op.WRITE_ZEROES):
+        trace = one_volume([(0, 0, 0, MIB), (HOUR, int(op), 0, 8 * MIB), (HOUR, int(op), 0, MIB)])
+        found = explain(trace)
+        assert verdicts(found) == {"change": "fine", "discards": "large"}
+        assert found["change"].sentence == (
+            "Nothing is written: incrementals are empty where a backup does not take discards and "
+            "write_zeroes for changes."
+        )
+        assert found["discards"].figures == {
+            "requests": 2, "bytes": 9 * MIB, "changed_bytes": 0,
+            "changed_bytes_with_discards": 8 * MIB,
+        }  # fmt: skip
+        assert found.summary == "Incrementals every 1 h would be large because of discards."
+
+
+@pytest.mark.parametrize("late", [12 * HOUR, 30000 * HOUR])
+def test_a_part_of_a_trace_is_what_it_would_be_alone(late: int) -> None:
+    """A part keeps its times; what comes before its first request is no part of it."""
+    rng = np.random.default_rng(3)
+    times = np.sort(rng.integers(late, late + HOUR, 500)).tolist()
+    times[0], times[-1] = late, late + HOUR - 1
+    requests = [(t, 1, int(rng.integers(1 << 15)) * 4096, 8192) for t in times]
+    before = [(late - HOUR, 1, 0, 4096)]
+    part = one_volume([*before, *requests])[1:]
+    assert part.requests.time_ns[0] == late
+    alone = one_volume([(t - late, *rest) for t, *rest in requests])
+    for interval in ("10m", "1h", "whole"):
+        found, wanted = explain(part, interval), explain(alone, interval)
+        for one, other in zip(found.findings, wanted.findings, strict=True):
+            assert one.verdict == other.verdict
+            if one.topic != "hours":  # it names instants
+                assert (one.sentence, one.figures) == (other.sentence, other.figures)
+        if interval == "10m":
+            assert found["change"].figures["windows"] == found["hours"].figures["windows"] == 6
+            assert found["hours"].figures["peak_to_mean"] < 2
+    assert "less than one interval" in explain(part, "2h")["hours"].sentence
+
+
+def test_intervals_of_a_nanosecond() -> None:
+    found = explain(one_volume([(t, 1, t % 3 * MIB, 4096) for t in range(9)]), "1ns")
+    assert found.summary.startswith("Incrementals every 1 ns would be ")
+    assert "Incrementals every 1 ns send" in found["frequency"].sentence
+    assert "twice as often" not in found["frequency"].sentence
+    assert "half as often" in found["frequency"].sentence
+
+
 def test_several_volumes_are_told_apart() -> None:
     found = explain(trace_of([(0, 1, 0, 0, MIB), (5, 1, 1, 8 * MIB, 3 * MIB)]), 1e-9)
     assert found["volumes"].figures["volumes"] == [

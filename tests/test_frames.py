@@ -287,3 +287,11 @@ def test_it_holds_the_rows_of_the_table(requests):
     assert r.offset.tolist() == [offset[i] * 512 for i in order]
     assert r.length.tolist() == [length[i] * 512 for i in order]
     assert [names[v] for v in r.volume.tolist()] == [volume[i] for i in order]
+
+
+def test_a_column_has_one_role_and_sizes_are_of_volumes_that_are_there():
+    frame = pl.DataFrame({"time_ns": [0], "op": ["W"], "offset": [0], "length": [512], "v": ["a"]})
+    with pytest.raises(InputError, match="cannot be both the offset and the length"):
+        Trace.from_frame(frame, {"offset": "length", "length": "length"})
+    with pytest.raises(InputError, match="volume 'zz', which has no request"):
+        Trace.from_frame(frame, {"volume": "v"}, volume_size={"a": "1MiB", "zz": "1MiB"})

@@ -515,3 +515,16 @@ def test_the_command_refuses_what_cannot_be_done_before_it_reads(tmp_path):
     fails(2, "trace", "import", path, "-o", out, "--skip", words="--skip")
     fails(2, "trace", "import", path, words="-o")
     assert not out.exists()
+
+
+def test_the_wrong_format_is_told_the_right_one(tmp_path):
+    path = tmp_path / "trace"
+    path.write_bytes(SAMPLES["msr"])
+    for wrong in ("alibaba", "vscsi", "fio-iolog"):
+        with pytest.raises(TraceFormatError) as told:
+            import_trace(path, format=wrong)
+        assert told.value.hint == "it looks like msr: import it as that, or as auto"
+    with pytest.raises(UnknownFormatError) as unknown:
+        import_trace(path, format="csv")
+    assert "msr" in unknown.value.hint
+    assert "oracle-general" not in unknown.value.hint

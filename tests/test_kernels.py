@@ -231,7 +231,7 @@ def test_mark_ranges(
 
 def test_mark_range_at_the_edges() -> None:
     for block_size in (1, 2, 3):
-        for offset in range(8 * block_size + 2):
+        for offset in range(-9 * block_size, 8 * block_size + 2):
             for length in [*range(8 * block_size + 2), naive.ANY_GAP]:
                 bits = np.zeros(1, np.uint8)
                 bitmap.mark_range(bits, offset, length, block_size)

@@ -158,6 +158,21 @@ def test_more_blocks_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -
         updates(as_trace(strewn, vast))
 
 
+def test_no_memory_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = as_trace([(0, 1, 0, k << 16, 1) for k in range(600)])
+    monkeypatch.setattr(leaves_module, "_FIRST_LEAVES", 1)
+
+    def scarce(count: int, dtype: object) -> np.ndarray:
+        raise MemoryError
+
+    for metric, work in ((updates, UpdatePass(VOLUMES)), (working_set, BlockPass(VOLUMES))):
+        metric(trace)
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "zeros", scarce)
+            with pytest.raises(InputError, match="there is no memory"):
+                work.add(trace.requests)
+
+
 def test_volumes_that_cannot_be_numbered_are_refused() -> None:
     with pytest.raises(InputError, match="at most 65536"):
         profile(Trace.from_columns(
@@ -192,7 +207,8 @@ def test_interval_cost_is_that_of_the_definition(
         assert row["changed_bytes"] == changed * block_size
         assert row["unique_bytes"] == unique * block_size
         assert row["cost"] == (changed / unique if unique else None)
-        assert row["windows"] == (rows[-1][0] if rows else 0) // interval + 1
+        first, last = (rows[0][0], rows[-1][0]) if rows else (0, 0)
+        assert row["windows"] == last // interval - first // interval + 1
 
 
 @given(requests(), st.lists(st.integers(1, 50), min_size=1, max_size=4))
@@ -207,7 +223,15 @@ def test_interval_cost_is_the_sum_of_churn(rows: Rows, intervals: list[int]) -> 
 
 @pytest.mark.parametrize(
     ("intervals", "quoted"),
-    [([], "0 intervals"), (["0s"], "interval of 0 ns"), (["soon"], "soon"), (range(1, 99), "98")],
+    [
+        ([], "0 intervals"),
+        (["0s"], "interval of 0 ns"),
+        (["soon"], "soon"),
+        (range(1, 99), "98"),
+        (3600, "not 3600"),
+        (None, "not None"),
+        ([None], "None is not a duration"),
+    ],
 )
 def test_bad_intervals_are_quoted(intervals: Any, quoted: str) -> None:
     with pytest.raises(InputError, match=quoted):
@@ -436,7 +460,7 @@ def test_the_working_set_grows_as_the_trace_does(rows: Rows, points: int) -> Non
         mine = frame.filter(pl.col("volume").eq_missing(volume))
         assert mine["time_s"].is_sorted()
         for row in mine.to_dicts():
-            if rows and rows[-1][0]:
+            if rows and rows[0][0] < rows[-1][0]:
                 until = round(row["time_s"] * 1e9)
                 assert row["requests"] == sum(r[0] <= until for r in rows)
             of = naive.touch_blocks(rows[: row["requests"]], {1}, 4096)
@@ -444,17 +468,60 @@ def test_the_working_set_grows_as_the_trace_does(rows: Rows, points: int) -> Non
             assert row["write_bytes"] == 4096 * sum(len(s["written"]) for s in sets if s)
             assert row["read_bytes"] == 4096 * sum(len(s["read"]) for s in sets if s)
         assert mine["requests"].to_list()[-1:] == [len(rows)]
+        if rows:
+            assert mine["time_s"].to_list()[-1] == rows[-1][0] / 1e9
     last = frame.filter(pl.col("volume").is_null()).tail(1)["write_bytes"].item()
     whole = churn(trace, WHOLE).filter(pl.col("volume").is_null())["unique_bytes"].sum()
     assert last == whole
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1 << 40])
-def test_bad_counts_are_quoted(bad: int) -> None:
-    with pytest.raises(InputError, match=str(bad)):
+@pytest.mark.parametrize("bad", [0, -1, 1 << 40, 1.5, "5", None])
+def test_bad_counts_are_quoted(bad: Any) -> None:
+    with pytest.raises(InputError, match=f"^{bad!r} points"):
         working_set(as_trace([]), bad)
-    with pytest.raises(InputError, match=str(bad)):
+    with pytest.raises(InputError, match=f"^{bad!r} regions"):
         spatial(as_trace([]), bad)
+
+
+def test_the_time_before_the_first_request_counts_for_nothing() -> None:
+    hour = 3600 * 10**9
+    rows = [(k * hour // 4, 1, 0, k * 4096, 4096) for k in range(400)]
+    late = as_trace(rows)[360:]
+    row = by_volume(interval_cost(late, ["1h"]))[0]
+    assert (row["windows"], row["cost"]) == (10, 1)
+    growth = working_set(late, 39).filter(pl.col("volume") == 0)
+    assert growth["requests"].to_list() == list(range(2, 41))
+    assert growth["time_s"].to_list() == [(361 + k) * 900 for k in range(39)]
+    at_once = as_trace([(hour, *row[1:]) for row in rows])
+    growth = working_set(at_once, 4).filter(pl.col("volume") == 0)
+    assert growth["requests"].to_list() == [100, 200, 300, 400]
+    assert growth["time_s"].unique().to_list() == [3600]
+
+
+def test_without_a_clock_nothing_is_told_of_time() -> None:
+    columns = {"op": [1] * 6, "offset": [0] * 6, "length": [4096] * 6}
+    timed, untimed = (
+        Trace.from_columns(volumes=VOLUMES, time_ns=np.arange(6) * 10**9, clock=clock, **columns)
+        for clock in ("exact", "none")
+    )
+    unknown = {
+        "interval_cost": {"cost"},
+        "coverage": {"interval_p50", "interval_p90"},
+        "profile": {"peak_per_s", "mean_per_s", "burstiness"},
+        "activity": {"requests_per_s"},
+    }
+    for name, columns in unknown.items():
+        known, found = TABLES[name](timed), TABLES[name](untimed)
+        assert known.schema == found.schema
+        for column in known.columns:
+            if column in columns:
+                assert known[column][0] is not None
+                assert found[column].null_count() == len(found)
+            else:
+                assert found[column].equals(known[column])
+    points = working_set(untimed, 3).filter(pl.col("volume") == 0)
+    assert points["requests"].to_list() == [2, 6]  # nothing grows at 4
+    assert points["time_s"].to_list() == [0, 0]
 
 
 # --- All of them ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -98,9 +99,22 @@ def test_a_huge_volume_has_few_long_regions() -> None:
     assert frame["offset"].to_list() == [0, huge - (huge >> 6)]
 
 
-@pytest.mark.parametrize("most", [0, -1, 1 << 20])
-def test_regions_refuses_odd_counts(most: int) -> None:
-    with pytest.raises(InputError, match="regions: from 1 to 65536"):
+def test_volumes_of_very_different_sizes_have_regions() -> None:
+    sizes = [(1 << 46) + 512, *[1 << 40] * 999]
+    trace = Trace.from_columns(
+        volumes=[Volume(k, "", size) for k, size in enumerate(sizes)],
+        op=np.ones(1000, np.int8), volume=np.arange(1000), length=np.full(1000, 512),
+        offset=np.array([1 << 46, *[0] * 999]), time_ns=np.arange(1000), clock="exact",
+    )  # fmt: skip
+    frame = regions(trace, "whole")
+    assert frame["volume"].to_list() == list(range(1000))
+    assert frame["block_writes"].sum() == 1000
+    assert frame["offset"][0] <= 1 << 46 < frame["offset"][0] + frame["length"][0]
+
+
+@pytest.mark.parametrize("most", [0, -1, 1 << 20, 2.5, "5", None])
+def test_regions_refuses_odd_counts(most: Any) -> None:
+    with pytest.raises(InputError, match=f"^{most!r} regions: from 1 to 65536"):
         regions(trace_of([]), most=most)
 
 
@@ -148,6 +162,16 @@ def test_fragmentation_of_a_known_layout() -> None:
     page = fragmentation(trace)._repr_html_()
     assert "3 of 64 KiB blocks" in page
     assert "192 KiB" in page
+
+
+def test_extents_with_gaps_hold_the_changed_bytes_only() -> None:
+    trace = trace_of([(0, 1, 0, 65536 * k, 4096) for k in (0, 2, 3, 40)])
+    found = fragmentation(trace, gap="64KiB").to_dict()
+    assert (found["extents"], found["changed_bytes"]) == (2, 4 * 65536)
+    assert found["run_lengths"] == [
+        {"from_bytes": 65536, "runs": 1, "changed_bytes": 65536},
+        {"from_bytes": 262144, "runs": 1, "changed_bytes": 3 * 65536},
+    ]
 
 
 def test_fragmentation_of_nothing() -> None:

@@ -121,6 +121,22 @@ def test_windows_are_those_of_the_definition(
     assert keys == sorted(keys)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, 300), st.integers(1, 9)), min_size=1),
+    st.sampled_from([0, 1, 3, 70]),
+)
+def test_extents_with_gaps_count_the_changed_blocks_in_them(
+    places: list[tuple[int, int, int]], gap: int
+) -> None:
+    rows = [(0, 1, v, at * 4096 + 5 * 4096, n * 4096) for v, at, n in places]
+    result = run(rows, (), window_ns=None, gap=gap * 4096)
+    expected, lengths = naive.churn_windows(rows, {1}, 1, 4096, gap * 4096)
+    assert figures(result) == expected
+    assert histogram(result) == lengths
+    unique = sum(of["unique"] for of in expected.values())
+    assert result.run_blocks.sum() == unique
+
+
 @given(requests(), st.integers(1, 30), st.integers(1, 8))
 def test_threads_that_share_a_window_change_nothing(
     rows: list[naive.Write], window: int, shared: int
@@ -240,6 +256,14 @@ def test_granularity_from_sectors_to_4_mib() -> None:
     assert amplification[512] == 0.25
     assert amplification[2 << 20] == 512
     assert run_lengths(trace).filter(pl.col("volume") == 0)["runs"].to_list() == [8]
+    for block in (8192, 4 << 20):
+        with pytest.raises(InputError, match=f"finest is {block}: .*4 KiB"):
+            granularity(trace, finest=block)
+        coarse = measure(trace, WHOLE, block).granularity  # cannot know what 4 KiB would be
+        assert coarse["amplification"].null_count() == len(coarse)
+        assert coarse.schema == frame.schema
+    from_4k = measure(trace, WHOLE).granularity.filter(pl.col("volume") == 0)
+    assert from_4k.equals(frame.filter(pl.col("block_size") >= 4096))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +297,90 @@ def test_a_write_of_everything_is_refused_before_it_fills_the_memory() -> None:
     )  # fmt: skip
     assert churn(far, WHOLE)["unique_blocks"].to_list() == [2, 2]
     assert churn(far, 1e-9)["window"].to_list() == [0, (1 << 63) - 1] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_there_already_needs_no_room(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(dirty, "_MOST_LEAVES", SIZE // dirty.COARSEST + 1)
+    monkeypatch.setattr(dirty, "_MOST_PAGES", 6)
+    monkeypatch.setattr(dirty, "_FIRST_LEAVES", 2)
+    monkeypatch.setattr(dirty, "_FIRST_PAGES", 1)
+    monkeypatch.setattr(dirty, "_SHARED_ROWS", 1)
+    monkeypatch.setattr(dirty, "_PROBE_ROWS", 1)
+    half = SIZE // 2 + 4096
+    again = [(0, 1, 0, 0, half), (0, 1, 0, half, SIZE - half)]
+    again += [(t, 1, 0, 0, SIZE) for t in range(9)]
+    work = DirtyPass([Volume(0, "all of it", SIZE)], window_ns=3, threads=threads)
+    work.add(as_requests(again))
+    assert len(work._keys) == dirty._MOST_LEAVES
+    assert work.finish().windows[:, kernels.UNIQUE].tolist() == [SIZE // 4096] * 3
+    wide = DirtyPass([Volume(0, "", SIZE)], window_ns=3, threads=threads)
+    monkeypatch.setattr(wide, "_most_leaves", 1000)
+    wide.add(as_requests(again))
+    assert len(wide._keys) < 2 * dirty._MOST_LEAVES
+    more = DirtyPass([Volume(k, "", SIZE) for k in range(2)], window_ns=3, threads=threads)
+    with pytest.raises(InputError, match="more than 68 MiB in all"):
+        more.add(as_requests([*again, (9, 1, 1, 0, 1)]))
+    monkeypatch.setattr(dirty, "_MOST_LEAVES", 1000)
+    strewn = DirtyPass([Volume(0, "", 1 << 40)], window_ns=3, threads=threads)
+    with pytest.raises(InputError, match="regions of 4 GiB of more than 24 GiB in all"):
+        strewn.add(as_requests([(0, 1, 0, k << 32, 1) for k in range(200)]))
+
+
+def test_small_blocks_take_no_more_memory_than_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dirty, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(dirty, "_FIRST_LEAVES", 2)
+    trace = Trace.from_columns(
+        volumes=[Volume(0, "", 1 << 40)], op=[1], offset=[0], length=[3 << 30]
+    )  # fmt: skip
+    assert measure(trace, WHOLE, 4096).churn["unique_bytes"].to_list() == [3 << 30] * 2
+    with pytest.raises(InputError, match=r"more than 2 GiB in all.*blocks of 512 B"):
+        measure(trace, WHOLE, 512)
+    for block, most in ((512, 8), (4096, 64), (4 << 20, 64)):
+        monkeypatch.undo()
+        vast = Trace.from_columns(
+            volumes=[Volume(0, "", 1 << 50)], op=[1], offset=[0], length=[1 << 50]
+        )  # fmt: skip
+        with pytest.raises(InputError, match=f"more than {most} TiB in all"):
+            measure(vast, WHOLE, block)
+
+
+def test_no_memory_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="8 PiB more cannot be had") as caught:
+        dirty.zeros(1 << 50, np.int64)
+    assert "trace[first:stop]" in str(caught.value.hint)
+    monkeypatch.setattr(dirty, "_FIRST_LEAVES", 2)
+    work = DirtyPass([Volume(0, "", SIZE)], window_ns=None)
+    batch = as_requests([(0, 1, 0, 0, SIZE)])
+
+    def scarce(count: int, dtype: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(dirty.np, "zeros", scarce)
+    with pytest.raises(InputError, match="there is no memory"):
+        work.add(batch)
+
+
+def test_a_long_stretch_without_a_write_takes_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, steps = 400_000, 0
+    follow = DirtyPass._follow
+
+    def counted(self: DirtyPass, batch: Requests) -> None:
+        nonlocal steps
+        steps += 1
+        follow(self, batch)
+
+    monkeypatch.setattr(DirtyPass, "_follow", counted)
+    op = np.zeros(count, np.int8)
+    op[[0, 300_000]] = 1
+    batch = Requests(
+        np.arange(count), op, np.zeros(count, np.uint32), np.zeros(count, np.int64),
+        np.full(count, 4096), np.zeros(count, np.uint8),
+    )  # fmt: skip
+    work = DirtyPass([Volume(0, "", SIZE)], window_ns=200_000, threads=2)
+    work.add(batch)
+    assert steps < 60
+    assert work.finish().windows[:, [kernels.WINDOW, kernels.WRITES]].tolist() == [[0, 1], [1, 1]]
 
 
 def test_an_empty_trace_has_empty_tables() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -15,13 +16,16 @@ from hypothesis import strategies as st
 from tests import naive
 from vmbk.errors import InputError, NotFoundError
 from vmbk.kernels import synthesis as kernels
+from vmbk.trace.metrics.windows import measure
 from vmbk.trace.schema import Flag, Op
-from vmbk.trace.synthesis import Spec, specs, synthesise
+from vmbk.trace.synthesis import Mix, Spec, VolumeSpec, Workload, specs, synthesise
 from vmbk.trace.synthesis.generate import SLICE_ROWS
 from vmbk.trace.synthesis.intensity import arrival_curve, exponential_table
+from vmbk.trace.synthesis.places import Union
 from vmbk.trace.synthesis.tables import Choices, Ranks, mix, whole_parts
 from vmbk.trace.synthesis.working_set import Layout
 from vmbk.trace.table import Trace
+from vmbk.units import quoted
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 WORDS = st.integers(0, (1 << 64) - 1)
@@ -215,7 +219,7 @@ def test_ranks_are_those_of_zipf(theta: float, n: int) -> None:
 
 GOLDEN = {
     "benchmark": "babe5ebe60d6834c23c84feaa35817b205dda932bf0ea98452fe76c27091e32b",
-    "database": "dfb171d90ab645600b65056dc24a6ef66c6a219dc6b2711f32f3196aa110752d",
+    "database": "00338c3cf9a647230fd155592f3291ea5a40598c5b55693b2269817cb1bee3fb",
     "fileserver": "50fef09b73fe36cb8633f3fbe08f5f18f54d1578a6c6329709c51f59fd5736ab",
 }
 
@@ -364,14 +368,57 @@ MIXES = {
 }
 
 
+def ratio_of(trace: Trace) -> float:
+    blocks = written(trace)
+    return float(blocks.sum() / (blocks > 0).sum())
+
+
 @pytest.mark.parametrize("mix_name", MIXES)
 @pytest.mark.parametrize("ratio", [2.4, 3.5, 10])
 @pytest.mark.parametrize("sizes", ["4KiB", {"4KiB": 0.7, "64KiB": 0.3}])
 def test_rewrite_ratio(mix_name: str, ratio: float, sizes: Any) -> None:
     trace = made(requests=200_000, rewrite_ratio=ratio, sizes=sizes, extents="4MiB",
                  mix=MIXES[mix_name], size="64GiB")  # fmt: skip
-    blocks = written(trace)
-    assert blocks.sum() / (blocks > 0).sum() == pytest.approx(ratio, rel=0.04)
+    assert ratio_of(trace) == pytest.approx(ratio, rel=0.02)
+
+
+@pytest.mark.parametrize("mix_name", MIXES)
+@pytest.mark.parametrize("extents", [[], "64KiB", "256KiB", ["64KiB"] * 3])
+def test_rewrite_ratio_of_short_extents(mix_name: str, extents: Any) -> None:
+    """Extents as long as the largest request, by the mean or each of them, and in one piece."""
+    for ratio in (3, 10):
+        trace = made(requests=100_000, rewrite_ratio=ratio, extents=extents, mix=MIXES[mix_name],
+                     size="64GiB")  # fmt: skip
+        assert ratio_of(trace) == pytest.approx(ratio, rel=0.05)
+
+
+@pytest.mark.parametrize("mix_name", MIXES)
+def test_rewrite_ratio_of_more_requests_than_a_trial_has(mix_name: str) -> None:
+    trace = made(requests=1_000_000, read_share=0.5, rewrite_ratio=4, extents="128KiB",
+                 mix=MIXES[mix_name], size="1TiB")  # fmt: skip
+    churn = measure(trace, "whole").churn
+    assert churn["rewrite_ratio"][0] == pytest.approx(4, rel=0.04)
+
+
+def test_rewrite_ratio_that_short_extents_cannot_make() -> None:
+    work = {"requests": 50_000, "rewrite_ratio": 1.05, "extents": "64KiB", "size": "64GiB"}
+    with pytest.raises(InputError, match=r"1\.05 cannot come of these writes.* more than 1\.[1-9]"):
+        made(mix=MIXES["sequential"], **work)
+    assert ratio_of(made(mix=MIXES["uniform"], **work)) == pytest.approx(1.05, rel=0.04)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-9, 99), st.integers(1, 9)), max_size=9)))
+def test_union(batches: list[list[tuple[int, int]]]) -> None:
+    union = Union()
+    for batch in batches:
+        start = ints(a for a, _ in batch)
+        union.add(start, start + ints(n for _, n in batch))
+        if len(batch) == 3:
+            union.finish()
+    start, stop = union.finish()
+    covered = {x for batch in batches for a, n in batch for x in range(a, a + n)}
+    assert [x for a, b in zip(start, stop, strict=True) for x in range(a, b)] == sorted(covered)
+    assert (start[1:] > stop[:-1]).all()
 
 
 @pytest.mark.parametrize("mix_name", ["sequential", "uniform"])
@@ -617,6 +664,50 @@ def test_bad_values_elsewhere_are_refused(where: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
         Spec.from_dict(spec)
     assert len(str(caught.value)) < 500
+
+
+def python_spec(**workload: Any) -> Spec:
+    work = Workload(**{"requests": 10, "working_set": MIB} | workload)
+    return Spec(10**9, (VolumeSpec("a", GIB, work),))
+
+
+def test_lists_tables_and_single_lengths_are_taken_as_meant() -> None:
+    plain = python_spec(sizes=((4096, 1.0), (512, 2.0)), extents=(65536,), diurnal=(1.0,) * 24)
+    for spec in (
+        python_spec(sizes=[(4096, 1.0), [512, 2.0]], extents=65536, diurnal=[1.0] * 24),
+        python_spec(sizes={4096: 1.0, 512: 2.0}, extents=[65536], diurnal=(1.0,) * 24),
+        Spec(10**9, list(plain.volumes)),
+    ):
+        assert spec == plain
+        assert spec.digest == plain.digest
+        assert Spec.from_dict(tomllib.loads(spec.to_toml())) == plain
+
+
+WRONG = [None, "x", 1.5, object(), {"a": 1}, {4096}, [None], [[4096]], [(4096, 1.0, 2)], b"x"]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:8])
+@pytest.mark.parametrize("name", [*FIELDS, "flush_every", "read_sizes", "discard_sizes"])
+def test_values_of_wrong_types_are_refused(name: str, value: Any) -> None:
+    if isinstance(value, float) and name in ("flush_every", "rewrite_ratio"):
+        return
+    with pytest.raises(InputError, match=re.escape(quoted(value)[:12])):
+        python_spec(**{"working_set": 0 if name == "rewrite_ratio" else MIB, name: value})
+
+
+@pytest.mark.parametrize("value", [None, "x", 3, [None], {}], ids=repr)
+def test_parts_of_wrong_types_are_refused(value: Any) -> None:
+    good = python_spec()
+    with pytest.raises(InputError, match=r"^workload: "):
+        VolumeSpec("a", GIB, value)
+    with pytest.raises(InputError, match=r"^volumes: "):
+        Spec(10**9, value)
+    with pytest.raises(InputError, match=r"^content: "):
+        Spec(10**9, good.volumes, content=value)
+    with pytest.raises(InputError, match=r"^spec: .* is not a Spec"):
+        synthesise(value)
+    with pytest.raises(InputError):
+        Mix(sequential=value if value != 3 else -3)
 
 
 json_like = st.recursive(

@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vmbk
 from vmbk.cli.program import run as answer
 from vmbk.errors import InputError
 from vmbk.trace import open_trace
+from vmbk.trace.metrics.intervals import INTERVALS
 from vmbk.trace.schema import Op, Volume
 from vmbk.trace.synthesis import Fit, Spec, fit, synthesise
-from vmbk.trace.synthesis.measure import figures, sequential
+from vmbk.trace.synthesis.fitting import _extents
+from vmbk.trace.synthesis.measure import sequential
+from vmbk.trace.synthesis.report import compare
 from vmbk.trace.table import Trace
+from vmbk.units import parse_duration
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+DAY = 86_400 * 10**9
 
 
 def declared(**workload: Any) -> Spec:
@@ -153,27 +162,177 @@ def test_sequential_writes_are_those_that_go_on() -> None:
     assert sequential(at[:1], size[:1]).tolist() == [False]
 
 
-def test_figures_of_a_trace_by_hand() -> None:
+BY_HAND: dict[str, Any] = {
+    "volumes": [Volume(0, "v", 16 * MIB)],
+    "clock": "exact",
+    "op": [Op.WRITE, Op.READ, Op.WRITE, Op.FLUSH, Op.WRITE, Op.MARK],
+    "offset": [0, 0, 4096, 0, 8 * MIB, 0],
+    "length": [4096, 512, 8192, 0, 4096, 0],
+}
+
+
+@pytest.mark.parametrize("begin", [0, 7 * 10**9, 10**18])
+def test_figures_of_a_trace_by_hand(begin: int) -> None:
+    """Whenever it begins."""
+    seconds = np.array([0, 1, 2, 3, 4, 5])
+    trace = Trace.from_columns(**BY_HAND, time_ns=begin + seconds * 10**9 - (seconds == 5))
+    found = compare(trace, trace)
+    assert not found.filter(pl.col("difference") != 0).height
+    figures = dict(found.select("metric", "original").iter_rows())
+    assert figures["requests"] == 5
+    assert figures["duration_s"] == 5
+    assert figures["write_share"] == 0.75
+    assert figures["writes_per_flush"] == 3
+    assert (figures["read_bytes"], figures["write_bytes"]) == (512, 16384)
+    assert figures["small_write_share"] == pytest.approx(2 / 3)
+    assert figures["sequential_writes"] == pytest.approx(1 / 3)
+    assert figures["unique_bytes"] == 16384
+    assert (figures["rewrite_ratio"], figures["extents"]) == (1, 2)
+    assert figures["amplification_64k"] == 32 / 4
+    assert figures["amplification_2m"] == 2 * 512 / 4
+    assert figures["interval_cost"] == 1
+    assert figures["top_1"] == pytest.approx(1 / 3)
+    assert figures["distance_p50"] is None  # nothing is written twice
+    assert figures["run_length_distance"] == 0
+
+
+def test_the_report_has_the_public_metrics() -> None:
+    """What has a name of a public metric is that metric, of both traces."""
+    one, two = (synthesise(replace(Spec.load("database"), seed=s).with_requests(4000))
+                for s in (1, 2))  # fmt: skip
+    frame = compare(one, two)
+    assert frame["metric"].is_unique().all()
+    together = pl.col("volume").is_null()
+    for trace, column in ((one, "original"), (two, "synthetic")):
+        found = dict(frame.select("metric", column).iter_rows())
+        # Windows begin with the first request, which is not at 0.
+        r = trace.requests
+        trace = Trace.from_columns(
+            volumes=trace.volumes, clock="exact", time_ns=r.time_ns - r.time_ns[0], op=r.op,
+            volume=r.volume, offset=r.offset, length=r.length, flags=r.flags,
+        )  # fmt: skip
+        whole = vmbk.measure(trace, "whole")
+        amplification = dict(
+            whole.granularity.filter(together).select("block_size", "amplification").iter_rows()
+        )
+        costs = vmbk.interval_cost(trace).filter(together)
+        shorter = [name for name in INTERVALS if parse_duration(name) < 8 * 3600 * 10**9]
+        expected = {
+            **dict(zip((f"interval_cost_{name}" for name in shorter), costs["cost"], strict=False)),
+            "amplification_64k": amplification[1 << 16],
+            "amplification_2m": amplification[1 << 21],
+            "interval_cost": vmbk.interval_cost(trace, [-(-found["duration_s"] // 10)])["cost"][-1],
+        }
+        for table in (
+            vmbk.profile(trace), whole.churn, whole.dispersion, vmbk.updates(trace).coverage
+        ):  # fmt: skip
+            (row,) = table.filter(together).to_dicts()
+            expected |= {name: row[name] for name in found if name in row}
+        assert len(expected) >= 30
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)
+    left = {"requests", "duration_s", "writes_per_flush", "sequential_writes", "top_1", "top_10"}
+    distances = {"read_size_distance", "write_size_distance", "run_length_distance"}
+    assert set(frame["metric"]) == set(expected) | left | distances
+
+
+def test_distances_of_sizes_and_runs() -> None:
+    """A quarter of the writes, and half of the bytes changed, are in another power of two."""
+
+    def trace(offset: list[int], length: list[int]) -> Trace:
+        return Trace.from_columns(volumes=[Volume(0, "v", 16 * MIB)], op=[Op.WRITE] * len(offset),
+                                  offset=offset, length=length)  # fmt: skip
+
+    one = trace([0, 8 * KIB, 64 * KIB, 128 * KIB], [4 * KIB] * 4)
+    two = trace([0, 8 * KIB, 64 * KIB, 64 * KIB], [4 * KIB, 4 * KIB, 4 * KIB, 8 * KIB])
+    found = dict(compare(one, two).select("metric", "synthetic").iter_rows())
+    assert found["write_size_distance"] == 0.25
+    assert found["run_length_distance"] == 0.5
+    assert found["read_size_distance"] == 0
+
+
+def shifted(trace: Trace, by: int) -> Trace:
+    r = trace.requests
+    return Trace.from_columns(volumes=trace.volumes, clock="exact", time_ns=r.time_ns + by, op=r.op,
+                              volume=r.volume, offset=r.offset, length=r.length,
+                              flags=r.flags)  # fmt: skip
+
+
+def test_a_trace_that_does_not_begin_at_0() -> None:
+    """The time before the first request is no part of it, on several volumes too."""
+    trace = synthesise(Spec.load("database").with_requests(3000))
+    trace = shifted(trace, -int(trace.requests.time_ns[0]))
+    one, two = fit(trace), fit(shifted(trace, 40 * 366 * DAY))
+    assert one.spec == two.spec
+    assert one.frame.equals(two.frame)
+    assert two.spec.duration == int(trace.requests.time_ns[-1]) + 1
+
+
+def test_a_volume_that_is_used_late_has_its_time() -> None:
+    volumes = [Volume(0, "a", MIB), Volume(1, "b", MIB)]
+    rows = np.arange(2000)
     trace = Trace.from_columns(
-        volumes=[Volume(0, "v", 16 * MIB)], clock="exact",
-        op=[Op.WRITE, Op.READ, Op.WRITE, Op.FLUSH, Op.WRITE, Op.MARK],
-        offset=[0, 0, 4096, 0, 8 * MIB, 0], length=[4096, 512, 8192, 0, 4096, 0],
-        time_ns=[0, 10**9, 2 * 10**9, 3 * 10**9, 4 * 10**9, 5 * 10**9 - 1],
+        volumes=volumes, clock="exact", op=np.full(2000, Op.WRITE), volume=(rows >= 1000) * 1,
+        offset=rows % 200 * 4096, length=np.full(2000, 4096), time_ns=10**15 + rows * 10**9,
     )  # fmt: skip
-    found = figures(trace)
-    assert found["requests"] == 5
-    assert found["duration_s"] == 5
-    assert found["read_share"] == 0.25
-    assert found["writes_per_flush"] == 3
-    assert (found["read_bytes"], found["write_bytes"]) == (512, 16384)
-    assert found["small_write_share"] == pytest.approx(2 / 3)
-    assert found["sequential_writes"] == pytest.approx(1 / 3)
-    assert found["unique_bytes"] == 16384
-    assert (found["rewrite_ratio"], found["extents"]) == (1, 2)
-    assert found["amplification_64k"] == 32 / 4
-    assert found["amplification_2m"] == 2 * 512 / 4
-    assert found["interval_cost"] == 1
-    assert found["top_10"] == pytest.approx(1 / 3)
+    early, late = (volume.workload.profile for volume in fit(trace).spec.volumes)
+    half = len(early) // 2
+    assert sum(late[: half - 1]) == sum(early[half + 1 :]) == 0
+    assert sum(late) == sum(early) == 1000
+
+
+def test_longer_than_a_year_is_refused_in_days() -> None:
+    times = np.array([0, 399 * DAY, 400 * DAY])
+    trace = Trace.from_columns(volumes=[Volume(0, "v", MIB)], op=[Op.WRITE] * 3, offset=[0] * 3,
+                               length=[512] * 3, time_ns=times, clock="exact")  # fmt: skip
+    with pytest.raises(InputError, match=r"400\.0 days is longer than can be fitted, 366 days"):
+        fit(trace)
+    assert fit(trace[1:]).spec.requests == 2
+
+
+@pytest.mark.parametrize("power", [47, 49, 50])
+@pytest.mark.parametrize("grain", [4 * KIB, 64 * KIB])
+def test_memory_follows_what_is_written_not_the_volume(power: int, grain: int) -> None:
+    """Also where a coarse grid begins off 0, on which a volume has a great many units."""
+    rng = np.random.default_rng(1)
+    offset = rng.integers(0, (1 << power) // grain, 60) * grain + 512 * (grain > 4 * KIB)
+    offset = np.append(np.minimum(offset, (1 << power) - 2 * grain), 512)
+    trace = Trace.from_columns(
+        volumes=[Volume(0, "v", 1 << power)], op=np.full(61, Op.WRITE), offset=offset,
+        length=np.full(61, grain), time_ns=np.arange(61) * 10**9, clock="exact",
+    )  # fmt: skip
+    tracemalloc.start()
+    fitted = fit(trace)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * MIB
+    assert fitted.spec.volumes[0].size == 1 << power
+    assert abs(differences(fitted)["unique_bytes"]) < 0.1
+
+
+def test_volumes_that_no_spec_has_are_refused_at_once() -> None:
+    for size in ((1 << 50) + 512, 1 << 55, 1 << 62):
+        trace = Trace.from_columns(volumes=[Volume(0, "v", size)], op=[Op.WRITE], offset=[0],
+                                   length=[512])  # fmt: skip
+        with pytest.raises(InputError, match=r"'v' of .* is larger than can be fitted, 1 PiB"):
+            fit(trace)
+
+
+writes = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), min_size=1, max_size=20)
+
+
+@given(writes, st.sampled_from([1, 2, 8]), st.data())
+def test_extents_and_gaps(rows: list[tuple[int, int]], units: int, data: st.DataObject) -> None:
+    """In sectors: units of a grid that begins at a shift; the unit before it holds what is there."""
+    shift = data.draw(st.integers(0, units - 1))
+    offset, length = (512 * np.array(column) for column in zip(*rows, strict=True))
+    trace = Trace.from_columns(volumes=[Volume(0, "v", MIB)], op=np.full(len(rows), Op.WRITE),
+                               offset=offset, length=length)  # fmt: skip
+    touched = {(sector - shift) // units for a, n in rows for sector in range(a, a + n)}
+    marks = "".join("x" if unit in touched else "." for unit in range(-1, 400))
+    extents, gaps = _extents(trace, Op.WRITE, 512 * units, 512 * shift)
+    assert (extents // 512 // units).tolist() == sorted(map(len, re.findall("x+", marks)))
+    found = [len(run) for run in re.findall(r"(\.*)x+", marks)]
+    assert (gaps // 512 // units).tolist() == sorted(found)
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -192,7 +351,13 @@ def test_synth_and_fit_as_commands(tmp_path: Path) -> None:
     assert [v["name"] for v in reply["volumes"]] == ["share"]
     assert open_trace(str(made)).provenance["seed"] == 9
     reply = run("trace", "fit", made, "-o", spec)
-    assert {row["metric"] for row in reply["metrics"]} >= {"rewrite_ratio", "extents"}
+    names = {row["metric"] for row in reply["metrics"]}
+    assert names >= {"rewrite_ratio", "extents", "random_write_share", "distance_p50",
+                     "updated_share", "dispersion_index", "interval_cost_1h",
+                     "write_size_distance"}  # fmt: skip
+    shown = answer(["trace", "fit", str(made), "-o", str(spec)])
+    assert shown.code == 0
+    assert all(f"{name} " in shown.out for name in names)
     assert Spec.load(spec).digest == reply["spec"]
     assert run("trace", "synth", spec, "-o", made)["requests"] == 2000
 

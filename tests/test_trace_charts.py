@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
@@ -16,12 +18,14 @@ from tests.test_charts import chart_rows, texts
 from vmbk import charts, churn, fragmentation, interval_cost
 from vmbk.charts.places import MOST_CELLS
 from vmbk.charts.requests import POINTS
+from vmbk.charts.shares import PROFILE
 from vmbk.charts.traces import MOST_BARS, clock_unit
 from vmbk.errors import InputError
 from vmbk.trace import Op, Trace, Volume
 from vmbk.trace.metrics.regions import regions
-from vmbk.trace.metrics.requests import activity, request_sizes
+from vmbk.trace.metrics.requests import activity, profile, request_sizes
 from vmbk.trace.metrics.updates import updates
+from vmbk.trace.metrics.windows import granularity, measure
 from vmbk.trace.metrics.working_set import spatial, working_set
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -64,6 +68,23 @@ FIGURES: dict[str, tuple[Draw, str, tuple[str, ...]]] = {
         lambda t, v, w: charts.amplification(fragmentation(t).granularity, v),
         "reported ÷ reported at 4 KiB", ("512 B", "4 MiB", "1.00"),
     ),
+    "profile": (
+        lambda t, v, w: charts.profile(profile(t, w), v), "share",
+        ("writes below 8 KiB", "requests at random places", "of the reads and writes",
+         "on average", "times the mean rate", "100%"),
+    ),
+    "update_coverage": (
+        lambda t, v, w: charts.update_coverage(updates(t).coverage, v), "share",
+        ("written more than once", "within 10% of the working set", "of the updates", "100%"),
+    ),
+    "rewrites_over_time": (
+        lambda t, v, w: charts.rewrites_over_time(churn(t, w), v), "block writes per block",
+        ("the first time", "again"),
+    ),
+    "dispersion_indices": (
+        lambda t, v, w: charts.dispersion_indices(fragmentation(t, "64KiB", w).dispersion, v),
+        "extents per GiB", ("fragmentation", "dispersion index", "%"),
+    ),
     "changed_runs": (
         lambda t, v, w: charts.changed_runs(fragmentation(t, "4KiB", w).run_lengths, v),
         "length of a run, from", ("runs", "bytes changed", "4 KiB"),
@@ -99,7 +120,8 @@ FIGURES: dict[str, tuple[Draw, str, tuple[str, ...]]] = {
         "time since the block was last written", ("100%",),
     ),
 }  # fmt: skip
-OVER_TIME = ("churn_over_time", "sent_so_far", "dispersion_over_time", "activity", "churn_map")
+OVER_TIME = ("churn_over_time", "sent_so_far", "rewrites_over_time", "dispersion_over_time",
+             "dispersion_indices", "activity", "churn_map")  # fmt: skip
 
 
 def draw(name: str, trace: Trace, volume: int | None = None, window: float = 1) -> Any:
@@ -213,6 +235,116 @@ def test_maps_hold_all_the_bytes(trace: Trace) -> None:
     assert max(r["to"] for r in cells) == pytest.approx(60)
 
 
+@pytest.mark.parametrize("block_size", ["4KiB", "64KiB", "1MiB"])
+def test_a_map_needs_not_be_told_the_block_size(block_size: str, trace: Trace) -> None:
+    whole = spatial(trace, block_size=block_size)
+    rows = chart_rows(charts.write_map(whole))
+    written = whole["unique_bytes"].sum() + whole["rewritten_bytes"].sum()
+    assert sum(r["bytes"] for r in rows) == written
+    assert all(r["high"] > r["low"] >= 0 for r in rows)
+    tallest = max(r["high"] for r in rows)
+    highest = (whole["unique_bytes"] + whole["rewritten_bytes"]).max()
+    assert any(tallest * unit == pytest.approx(highest) for unit in (KIB, MIB))
+
+
+@pytest.mark.parametrize("volume", [None, 1])
+def test_shares_are_those_of_the_table(volume: int | None) -> None:
+    trace = workload(20, volumes=3)
+    chosen = pl.col("volume").is_null() if volume is None else pl.col("volume") == volume
+    row = profile(trace).filter(chosen).row(0, named=True)
+    chart = charts.profile(profile(trace), volume)
+    found = {r["what"]: (r["share"], r["whole"]) for r in chart_rows(chart)}
+    assert found == {name: (row[column], whole) for name, (column, whole) in PROFILE.items()}
+    words = " ".join(texts(charts.to_svg(chart)))
+    for figure in (f"{row['writes']:,} writes", f"{row['reads']:,} reads",
+                   f"{row['burstiness']:.1f} times", f"{row['small_write_share']:.1%}",
+                   ):  # fmt: skip
+        assert figure in words
+    row = updates(trace).coverage.filter(chosen).row(0, named=True)
+    chart = charts.update_coverage(updates(trace).coverage, volume)
+    shares = [r["share"] for r in chart_rows(chart)]
+    assert shares == [row["updated_share"], row["updates"] / row["block_writes"],
+                      *(row[f"within_{percent}"] for percent in (10, 20, 40, 80))]  # fmt: skip
+
+
+def test_shares_of_nothing_are_left_out() -> None:
+    once = Trace.from_columns(
+        volumes=[Volume(0, "disk", MIB)], offset=np.arange(4) * 8192, length=np.full(4, 4096),
+        op=np.ones(4, np.int8), time_ns=np.arange(4), clock="exact",
+    )  # fmt: skip
+    rows = chart_rows(charts.update_coverage(updates(once).coverage))
+    assert [(r["what"], r["label"]) for r in rows] == [
+        ("written more than once", "0%"), ("to blocks written before", "0%")
+    ]  # fmt: skip
+    rows = chart_rows(charts.profile(profile(once).with_columns(
+        pl.lit(None, pl.Float64).alias("small_write_share"), pl.lit(1e-9).alias("random_share"),
+        pl.lit(1 - 1e-9).alias("sequential_share"), pl.lit(None, pl.Float64).alias("burstiness"),
+    )))  # fmt: skip
+    labels = {r["what"]: r["label"] for r in rows}
+    assert "writes below 8 KiB" not in labels
+    assert labels["requests at random places"] == "< 0.1%"
+    assert labels["requests in sequence"] == "> 99.9%"
+    assert labels["writes"] == "100%"
+
+
+def test_rewrites_are_ratios_of_sums(trace: Trace) -> None:
+    for window, each in ((1, 1), (0.05, 5)):
+        frame = churn(trace, window)
+        rows = chart_rows(charts.rewrites_over_time(frame))
+        found = {round(r["from"] / (window * each)): r["high"] for r in rows}
+        sums = (
+            frame.filter(pl.col("volume").is_null())
+            .group_by(pl.col("window") // each)
+            .agg(pl.col("block_writes", "unique_blocks").sum())
+        )
+        wanted = {bar: writes / blocks for bar, writes, blocks in sums.iter_rows() if blocks}
+        assert found == pytest.approx(wanted)
+        assert {r["low"] for r in rows} == {0, 1}
+
+
+def test_indices_of_joined_windows_are_those_over_them(trace: Trace) -> None:
+    result = fragmentation(trace, "64KiB", 1)
+    table = result.dispersion.filter(pl.col("volume").is_null())
+    rows = [r for r in chart_rows(charts.dispersion_indices(result.dispersion)) if "per_gib" in r]
+    assert [r["per_gib"] for r in rows] == pytest.approx(table["extents_per_gib"].to_list())
+    assert [r["fragmentation"] for r in rows] == pytest.approx(table["fragmentation"].to_list())
+    assert [r["index"] for r in rows] == pytest.approx(table["dispersion_index"].to_list())
+    # 60 s in 60 ms: bars of five windows each.
+    result = fragmentation(trace, "64KiB", 0.06)
+    drawn = chart_rows(charts.dispersion_indices(result.dispersion))
+    rows = sorted((r for r in drawn if "per_gib" in r), key=lambda r: r["bar"])
+    third = result.dispersion.filter(
+        pl.col("volume").is_null() & (pl.col("window") // 5 == rows[2]["bar"])
+    )
+    part = dataclasses.replace(result, dispersion=third).indices()
+    assert rows[2]["per_gib"] == pytest.approx(part["extents_per_gib"])
+    assert rows[2]["fragmentation"] == pytest.approx(part["fragmentation"])
+    assert rows[2]["index"] == pytest.approx(part["dispersion_index"])
+
+
+@pytest.mark.parametrize("name", [*OVER_TIME, "working_set"])
+def test_a_late_part_of_a_trace_fills_its_chart(name: str) -> None:
+    """A part keeps its times; the axis begins where it does, not long before."""
+    trace = workload(3000)
+    first = int(np.searchsorted(trace.requests.time_ns, 2700 * SECOND))
+    spec = json.dumps(draw(name, trace[first:], window=5).to_dict())
+    axes = re.findall(r'"domain": \[([\d.]+), ([\d.]+)\]', spec)
+    spans = [(float(begin), float(end)) for begin, end in axes]
+    assert (45, 50) in [(round(begin), round(end)) for begin, end in spans]  # minutes
+    words = texts(charts.to_svg(draw(name, trace[first:], window=5)))
+    assert "time since the start of the trace, min" in words
+    assert {"46", "46.0"} & set(words)
+
+
+def test_amplification_needs_what_changes_at_4_kib(trace: Trace) -> None:
+    frame = granularity(trace).with_columns(pl.lit(None, pl.Float64).alias("amplification"))
+    frame = frame.filter(pl.col("block_size") >= 65536)
+    for table in (frame, measure(trace, 1, "64KiB").granularity):
+        with pytest.raises(InputError, match="found in blocks of 64 KiB") as caught:
+            charts.amplification(table)
+        assert "vmbk.granularity(trace)" in str(caught.value)
+
+
 def test_rates_are_bytes_per_second(trace: Trace) -> None:
     frame = activity(trace, 1).filter(pl.col("volume").is_null())
     rows = chart_rows(charts.activity(activity(trace, 1)))
@@ -254,6 +386,20 @@ def test_nothing_to_draw_is_said(name: str) -> None:
 def test_another_table_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="this table lacks"):
         getattr(charts, name)(pl.DataFrame({"volume": [0], "colour": ["red"]}))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("what", [None, "churn.csv", pl.LazyFrame({"volume": [0]})])
+def test_what_is_no_table_is_refused(name: str, what: Any) -> None:
+    with pytest.raises(InputError, match="a chart needs a table, not "):
+        getattr(charts, name)(what)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("volume", ["x", 1.5, [0]])
+def test_a_volume_is_a_number(name: str, volume: Any, trace: Trace) -> None:
+    with pytest.raises(InputError, match=re.escape(f"{volume!r} is not the id of a volume")):
+        draw(name, trace, volume)
 
 
 @pytest.mark.parametrize(

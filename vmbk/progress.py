@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,32 +48,40 @@ def _wanted() -> bool:
 
 
 class _Lenient:
-    """Standard error, except that what cannot be written is lost: a bar must not stop the work."""
+    """Standard error, except that what cannot be written is lost: a bar must not stop the work.
+
+    It is the stream of the moment a bar begins: while one is shown, ``sys.stderr`` leads back here.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     @property
     def encoding(self) -> str:
-        return sys.stderr.encoding
+        return self._stream.encoding
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
-            sys.stderr.flush()
+            self._stream.flush()
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        return self._stream.isatty()
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()
+        return self._stream.fileno()
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(file=cast("IO[str]", _Lenient()))
+    # Who forces bars wants to see them, wherever they go.
+    forced = True if os.environ.get("VMBK_PROGRESS") is not None else None
+    return Console(file=cast("IO[str]", _Lenient(sys.stderr)), force_terminal=forced)
 
 
 @contextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
+from datetime import timedelta
 from fractions import Fraction
-from typing import Any, Final
+from numbers import Real
+from typing import Any, Final, SupportsIndex
 
 from vmbk.errors import InputError
 
@@ -37,19 +40,24 @@ def quoted(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | SupportsIndex) -> int:
     """Bytes in a size such as ``64KiB``, ``4MiB``, ``1.5GiB`` or ``65536``.
 
     ``K``, ``KiB`` are 1024 bytes, ``KB`` 1000. The result must be a whole number of bytes below
-    2**63.
+    2**63. Numbers may be of any type of whole numbers, such as those of NumPy.
 
     Raises
     ------
     InputError
-        If the text is no size, is not whole, or does not fit in 63 bits.
+        If it is no size, is not whole, or does not fit in 63 bits.
     """
-    if isinstance(text, int):
-        value = Fraction(text)
+    if not isinstance(text, str):
+        try:
+            value = Fraction(operator.index(text))
+        except TypeError:
+            raise InputError(
+                f"{quoted(text)} is not a size", hint="write it as '64KiB', '4MiB' or 65536"
+            ) from None
     else:
         match = _NUMBER_UNIT.fullmatch(text)
         unit = match[2].lower() if match else "?"
@@ -74,27 +82,39 @@ def format_size(size: float) -> str:
     return f"{digits} {unit}"
 
 
-def parse_duration(text: str | float) -> int:
+def parse_duration(text: str | float | timedelta) -> int:
     """Nanoseconds in a duration such as ``90s``, ``15m``, ``1h`` or ``1.5`` (seconds).
 
     Raises
     ------
     InputError
-        If the text is no duration or is negative.
+        If it is no duration or is negative.
     """
     if isinstance(text, str):
         match = _NUMBER_UNIT.fullmatch(text)
         unit = match[2].lower() if match else "?"
         seconds = Fraction(match[1]) if match and unit in _DURATION_UNITS else None
     else:
-        finite = isinstance(text, int) or math.isfinite(text)
-        unit, seconds = "s", Fraction(text) if finite and text >= 0 else None
-    if seconds is None:
+        unit, seconds = "s", _seconds(text)
+    if seconds is None or seconds < 0:
         raise InputError(f"{quoted(text)} is not a duration", hint="write it as 90s, 15m or 1h")
     value = round(seconds * _DURATION_UNITS[unit])
     if value >= 1 << 63:
         raise InputError(f"{quoted(text)} is longer than 292 years")
     return value
+
+
+def _seconds(value: Any) -> Fraction | None:
+    """A number or a `datetime.timedelta` as it is exactly, or None."""
+    if isinstance(value, timedelta):
+        return Fraction(value // timedelta(microseconds=1), 10**6)
+    try:
+        return Fraction(operator.index(value))
+    except TypeError:
+        pass
+    if not isinstance(value, Real) or not math.isfinite(value):
+        return None
+    return Fraction(float(value))
 
 
 def format_duration(seconds: float) -> str:
@@ -117,4 +137,9 @@ def format_interval(seconds: float) -> str:
         if seconds >= unit:
             whole = round(seconds / unit, 9)
             return f"{whole:.0f} {name}" if whole.is_integer() else format_duration(seconds)
+    # Below a second in the largest unit of which it is a whole and short number.
+    ns = round(seconds * 1e9)
+    for each, name in ((10**6, "ms"), (10**3, "µs"), (1, "ns")):
+        if ns % each == 0 and 0 < ns // each < 10_000:
+            return f"{ns // each} {name}"
     return format_duration(seconds)

@@ -9,9 +9,14 @@ most. Altair itself is an extra and is loaded on the first call.
 from __future__ import annotations
 
 from vmbk.charts.backups import bytes_read, bytes_sent, reported_against_compare
-from vmbk.charts.churn import churn_over_time, interval_cost, sent_so_far
+from vmbk.charts.churn import churn_over_time, interval_cost, rewrites_over_time, sent_so_far
 from vmbk.charts.crashes import outcomes
-from vmbk.charts.fragmentation import amplification, changed_runs, dispersion_over_time
+from vmbk.charts.fragmentation import (
+    amplification,
+    changed_runs,
+    dispersion_indices,
+    dispersion_over_time,
+)
 from vmbk.charts.places import churn_map, write_map
 from vmbk.charts.requests import (
     activity,
@@ -20,6 +25,7 @@ from vmbk.charts.requests import (
     update_intervals,
     working_set,
 )
+from vmbk.charts.shares import profile, update_coverage
 from vmbk.charts.spread import run_lengths, sent_over_time, stage_times
 from vmbk.charts.style import DETECTOR_COLOURS
 from vmbk.charts.svg import to_svg
@@ -33,16 +39,20 @@ __all__ = [
     "changed_runs",
     "churn_map",
     "churn_over_time",
+    "dispersion_indices",
     "dispersion_over_time",
     "interval_cost",
     "outcomes",
+    "profile",
     "reported_against_compare",
     "request_sizes",
+    "rewrites_over_time",
     "run_lengths",
     "sent_over_time",
     "sent_so_far",
     "stage_times",
     "to_svg",
+    "update_coverage",
     "update_distances",
     "update_intervals",
     "working_set",

@@ -17,6 +17,7 @@ from vmbk.charts.traces import (
     NEW,
     OVER,
     clock_unit,
+    first_bar,
     in_windows,
     of_volume,
     panel,
@@ -77,6 +78,7 @@ def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
         )
     )
     longest = (int(bars["bar"][-1]) + 1) * each * seconds
+    begin = first_bar(bars) * each * seconds
     divisor, unit = byte_unit(
         float(bars.select((pl.col("unique_bytes") + pl.col("over_bytes")).max()).item())
     )
@@ -100,7 +102,7 @@ def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
             _instant, return_dtype=pl.String), sizes("bytes"), "part").alias("tip"),
     ).filter(pl.col("bytes") > 0)  # fmt: skip
     marks = alt.Chart().mark_rect().encode(
-        x=time_axis(longest),
+        x=time_axis(longest, begin),
         x2="to:Q",
         y=alt.Y("low:Q", title=f"{unit} per {'bar' if each > 1 else 'window'}",
                 axis=alt.Axis(tickCount=5, grid=True)),
@@ -150,7 +152,8 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
         .group_by("bar").agg(pl.col(*curves.values()).last()).sort("bar")
     )  # fmt: skip
     # Nothing is written before the first window.
-    start = pl.DataFrame({"bar": [-1], "wss_bytes": [0], "sent_bytes": [0]})
+    first = first_bar(found)
+    start = pl.DataFrame({"bar": [first - 1], "wss_bytes": [0], "sent_bytes": [0]})
     found = pl.concat([start, found])
     longest = (int(found["bar"][-1]) + 1) * each * seconds
     divisor, unit = byte_unit(float(found["sent_bytes"].max()))  # type: ignore[arg-type]
@@ -167,7 +170,7 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
         for name, column in curves.items()
     )  # fmt: skip
     lines = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(
-        x=time_axis(longest),
+        x=time_axis(longest, first * each * seconds),
         y=alt.Y("size:Q", title=unit, axis=alt.Axis(tickCount=5, grid=True)),
         color=alt.Color("curve:N", sort=list(curves),
                         scale=alt.Scale(domain=list(curves), range=[GOOD, MUTED])),
@@ -178,6 +181,69 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
         alt.layer(lines, data=data), "What had been sent by then",
         f"Blocks ever written, and the sum of what an incremental every {format_interval(seconds)} "
         f"sends; {whose(volume)}",
+    )  # fmt: skip
+
+
+def rewrites_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
+    """How often the blocks that change in a window are written in it.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As `vmbk.churn` returns it.
+    volume : int, optional
+        One volume; by default all together.
+
+    Returns
+    -------
+    altair.LayerChart
+        Bars of the rewrite ratio, which is 1 where every block is written once; what is above, an
+        incremental does not send. Windows that share a bar are counted together.
+
+    Raises
+    ------
+    InputError
+        If the table has no such volume, or only one window.
+    VmbkError
+        If Altair is not installed.
+    """
+    alt = altair()
+    columns = ("window", "start_s", "block_writes", "unique_blocks")
+    found, seconds, each = in_windows(of_volume(frame, volume, columns))
+    bars = (
+        found.group_by("bar").agg(pl.col("block_writes", "unique_blocks").sum())
+        .filter(pl.col("unique_blocks") > 0).sort("bar")
+        .with_columns((pl.col("block_writes") / pl.col("unique_blocks")).alias("ratio"))
+    )  # fmt: skip
+    if bars.is_empty():
+        raise InputError("nothing to draw: nothing changed")
+    longest = (int(bars["bar"][-1]) + 1) * each * seconds
+    scale, _ = clock_unit(longest)
+    kinds = {"the first time": (pl.lit(0.0), pl.lit(1.0), GOOD),
+             "again": (pl.lit(1.0), pl.col("ratio"), OVER)}  # fmt: skip
+    data = pl.concat(
+        bars.select(
+            (pl.col("bar") * each * seconds / scale).alias("from"),
+            ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
+            pl.lit(name).alias("part"), low.alias("low"), high.alias("high"),
+            pl.format("{} block writes to {} blocks, {} each", "block_writes", "unique_blocks",
+                      pl.col("ratio").round(2)).alias("tip"),
+        )
+        for name, (low, high, _) in kinds.items()
+    ).filter(pl.col("high") > pl.col("low"))  # fmt: skip
+    marks = alt.Chart().mark_rect().encode(
+        x=time_axis(longest, first_bar(bars) * each * seconds), x2="to:Q",
+        y=alt.Y("low:Q", title="block writes per block", axis=alt.Axis(tickCount=5, grid=True)),
+        y2="high:Q",
+        color=alt.Color("part:N", sort=list(kinds), scale=alt.Scale(
+            domain=list(kinds), range=[colour for *_, colour in kinds.values()])),
+        description="tip:N",
+        tooltip=[alt.Tooltip("tip:N", title=" ")],
+    )  # fmt: skip
+    return panel(
+        alt.layer(marks, data=data), "How often a changed block is written",
+        f"Block writes over the blocks that changed, in windows of "
+        f"{format_interval(each * seconds)}; {whose(volume)}",
     )  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
 from vmbk.charts.style import (
     BYTES_ON_LOG_AXIS,
     GOOD,
+    INK,
     NOTHING,
     WIDE,
     altair,
@@ -17,8 +18,10 @@ from vmbk.charts.style import (
 from vmbk.charts.tables import sizes
 from vmbk.charts.traces import (
     ACCENT,
+    AGAIN,
     NEW,
     clock_unit,
+    first_bar,
     in_windows,
     of_volume,
     panel,
@@ -26,7 +29,7 @@ from vmbk.charts.traces import (
     whose,
 )
 from vmbk.errors import InputError
-from vmbk.units import format_interval, format_size
+from vmbk.units import GIB, format_interval, format_size
 
 if TYPE_CHECKING:
     import altair as alt
@@ -52,13 +55,22 @@ def amplification(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
     Raises
     ------
     InputError
-        If the table has no such volume, or nothing changed.
+        If the table has no such volume, nothing changed, or changes were found in blocks of more
+        than 4 KiB.
     VmbkError
         If Altair is not installed.
     """
     alt = altair()
     columns = ("block_size", "changed_bytes", "amplification")
-    found = of_volume(frame, volume, columns).filter(pl.col("amplification").is_not_null())
+    rows = of_volume(frame, volume, columns)
+    found = rows.filter(pl.col("amplification").is_not_null())
+    if found.is_empty() and int(rows["changed_bytes"].sum()):
+        least = format_size(int(rows["block_size"].min()))  # type: ignore[arg-type]
+        raise InputError(
+            f"nothing to draw: changes were found in blocks of {least}, so that those at 4 KiB, to "
+            "which others are held, are not known",
+            hint="pass vmbk.granularity(trace), or measure in blocks of 4 KiB or less",
+        )
     if found.is_empty():
         raise InputError("nothing to draw: nothing changed")
     data = found.sort("block_size").with_columns(
@@ -187,6 +199,7 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
     found, seconds, each = in_windows(rows)
     found = found.group_by("bar").agg(pl.col("unique_bytes", "extents", "regions").sum())
     longest = (int(found["bar"].max()) + 1) * each * seconds  # type: ignore[arg-type]
+    begin = first_bar(found) * each * seconds
     scale, _ = clock_unit(longest)
     data = found.sort("bar").with_columns(
         (pl.col("bar") * each * seconds / scale).alias("from"),
@@ -202,14 +215,14 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
 
     base = alt.Chart(data)
     mean = base.mark_rule(color=GOOD, strokeWidth=3).encode(
-        x=time_axis(longest, labelled=False), x2="to:Q", description="mean_tip:N",
+        x=time_axis(longest, begin, labelled=False), x2="to:Q", description="mean_tip:N",
         y=alt.Y("mean:Q", title="mean extent", scale=alt.Scale(type="log", nice=False, padding=8),
                 axis=alt.Axis(values=_powers(data["mean"]), labelExpr=BYTES_ON_LOG_AXIS,
                               grid=True)),
         tooltip=[alt.Tooltip("mean_tip:N", title=" ")],
     ).properties(width=WIDE, height=110)  # fmt: skip
     fill = base.mark_rect(color=ACCENT).encode(
-        x=time_axis(longest), x2="to:Q", description="fill_tip:N",
+        x=time_axis(longest, begin), x2="to:Q", description="fill_tip:N",
         y=alt.Y("fill:Q", title="region fill", scale=alt.Scale(domainMin=0),
                 axis=alt.Axis(tickCount=4, grid=True, format="%")),
         y2=alt.datum(0),
@@ -221,6 +234,81 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
         "How far changes lie apart",
         f"{what}: mean length of a changed run, and share that changed of the 4 MiB regions with "
         "a change",
+    )  # fmt: skip
+
+
+def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VConcatChart:
+    """How many extents the changes of each window lie in, and whether they cluster.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        As `vmbk.trace.metrics.windows.dispersion` returns it; ``dispersion`` of a fragmentation.
+    volume : int, optional
+        One volume; by default all together.
+
+    Returns
+    -------
+    altair.VConcatChart
+        Extents per GiB that changed; fragmentation, which is 100 % where no changed block has a
+        changed neighbour; index of dispersion, 1 (dashed) where changes are strewn at random, more
+        where they cluster. Windows that share a bar are counted together; of their indices it is
+        the mean, weighted by the bytes that changed.
+
+    Raises
+    ------
+    InputError
+        If the table has no such volume, or only one window.
+    VmbkError
+        If Altair is not installed.
+    """
+    alt = altair()
+    columns = ("window", "start_s", "unique_bytes", "extents", "fragmentation", "dispersion_index")
+    rows = of_volume(frame, volume, columns).filter(pl.col("unique_bytes") > 0)
+    if rows.is_empty():
+        raise InputError("nothing to draw: nothing changed")
+    found, seconds, each = in_windows(rows)
+    changed = pl.col("unique_bytes")
+    data = found.group_by("bar").agg(
+        (pl.col("extents").sum() / changed.sum() * GIB).alias("per_gib"),
+        # Extents over blocks, of which there are extents / fragmentation.
+        (pl.col("extents").sum() / (pl.col("extents") / pl.col("fragmentation")).sum())
+        .alias("fragmentation"),
+        ((changed * pl.col("dispersion_index")).sum() / changed.sum()).alias("index"),
+    ).sort("bar")  # fmt: skip
+    longest = (int(data["bar"][-1]) + 1) * each * seconds
+    begin = first_bar(data) * each * seconds
+    scale, _ = clock_unit(longest)
+    data = data.with_columns(
+        (pl.col("bar") * each * seconds / scale).alias("from"),
+        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
+        pl.format("{} extents per GiB", pl.col("per_gib").round().cast(pl.Int64)).alias("per_tip"),
+        pl.format("fragmentation {}%", (pl.col("fragmentation") * 100).round(1)).alias("frag_tip"),
+        pl.format("index of dispersion {}", pl.col("index").round(2)).alias("index_tip"),
+    )  # fmt: skip
+    base = alt.Chart(data)
+
+    def bars(column: str, title: str, tip: str, colour: str, *, last: bool, **axis: Any) -> Any:
+        return base.mark_rect(color=colour).encode(
+            x=time_axis(longest, begin, labelled=last), x2="to:Q", description=f"{tip}:N",
+            y=alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domainMin=0),
+                    axis=alt.Axis(tickCount=3, grid=True, **axis)),
+            y2=alt.datum(0),
+            tooltip=[alt.Tooltip(f"{tip}:N", title=" ")],
+        ).properties(width=WIDE, height=90)  # fmt: skip
+
+    at_random = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(1))
+    index = bars("index", "dispersion index", "index_tip", AGAIN, last=True)
+    return finish(
+        alt.vconcat(
+            bars("per_gib", "extents per GiB", "per_tip", GOOD, last=False, format=",.0f"),
+            bars("fragmentation", "fragmentation", "frag_tip", ACCENT, last=False, format="%"),
+            alt.layer(index, at_random),
+            spacing=14,
+        ),
+        "How finely changes are strewn",
+        f"Windows of {format_interval(each * seconds)}, {whose(volume)}: extents, extents over "
+        "changed blocks, and how they cluster (dashed: at random)",
     )  # fmt: skip
 
 

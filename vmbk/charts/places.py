@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from vmbk.charts.style import GOOD, INK, altair, byte_unit
-from vmbk.charts.tables import sizes
-from vmbk.charts.traces import OVER, clock_unit, in_windows, of_volume, panel, time_axis
+from vmbk.charts.tables import sizes, table
+from vmbk.charts.traces import (
+    OVER,
+    clock_unit,
+    first_bar,
+    in_windows,
+    of_volume,
+    panel,
+    time_axis,
+)
 from vmbk.errors import InputError
-from vmbk.units import format_interval, format_size, parse_size
+from vmbk.units import format_interval, format_size
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,9 +30,7 @@ MOST_REGIONS: Final = 256
 """Regions that a chart of bars shows."""
 
 
-def write_map(
-    frame: pl.DataFrame, volume: int | None = None, block_size: str | int = "4KiB"
-) -> alt.LayerChart:
+def write_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     """Where on a volume blocks are written, and how often.
 
     Parameters
@@ -33,8 +39,6 @@ def write_map(
         As `vmbk.trace.metrics.working_set.spatial` returns it.
     volume : int, optional
         By default the first of the table.
-    block_size : str or int
-        Bytes of the blocks in which the table was made.
 
     Returns
     -------
@@ -50,22 +54,22 @@ def write_map(
         If Altair is not installed.
     """
     alt = altair()
-    found = _one_volume(frame, volume, ("offset", "region_bytes", "block_writes", "unique_bytes"))
+    found = _one_volume(
+        frame, volume, ("offset", "region_bytes", "unique_bytes", "rewritten_bytes")
+    )
     whose_map, length = int(found["volume"][0]), int(found["region_bytes"][0])
     last = int(found["offset"].max()) + length  # type: ignore[arg-type]
     while last > MOST_REGIONS * length:
         length *= 2
-    block = parse_size(block_size)
     found = (
         found.with_columns((pl.col("offset") // length * length).alias("offset"))
-        .group_by("offset").agg(pl.col("block_writes", "unique_bytes").sum()).sort("offset")
-        .with_columns((pl.col("block_writes") * block - pl.col("unique_bytes")).alias("over"))
+        .group_by("offset").agg(pl.col("unique_bytes", "rewritten_bytes").sum()).sort("offset")
     )  # fmt: skip
     across, across_unit = byte_unit(last)
     divisor, unit = byte_unit(
-        float(found.select((pl.col("unique_bytes") + pl.col("over")).max()).item())
+        float(found.select((pl.col("unique_bytes") + pl.col("rewritten_bytes")).max()).item())
     )
-    kinds = {"once": ("unique_bytes", GOOD), "again": ("over", OVER)}
+    kinds = {"once": ("unique_bytes", GOOD), "again": ("rewritten_bytes", OVER)}
     data = pl.concat(
         found.select(
             (pl.col("offset") / across).alias("from"),
@@ -136,6 +140,7 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     if found.is_empty():
         raise InputError("nothing to draw: nothing changed")
     longest = (int(found["bar"].max()) + 1) * each * seconds  # type: ignore[arg-type]
+    begin = first_bar(found) * each * seconds
     scale, _ = clock_unit(longest)
     across, across_unit = byte_unit(last)
     divisor, unit = byte_unit(float(found["unique_bytes"].max()))  # type: ignore[arg-type]
@@ -147,7 +152,7 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
         pl.format("{} changed at {}", sizes("unique_bytes"), sizes("offset")).alias("tip"),
     )  # fmt: skip
     cells = alt.Chart().mark_rect(stroke="white", strokeWidth=0.5).encode(
-        x=time_axis(longest), x2="to:Q",
+        x=time_axis(longest, begin), x2="to:Q",
         y=alt.Y("low:Q", title=f"place on the volume, {across_unit}",
                 scale=alt.Scale(domain=[0, last / across], nice=False),
                 axis=alt.Axis(tickCount=6)),
@@ -168,6 +173,7 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
 
 def _one_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...]) -> pl.DataFrame:
     """The rows of a volume, by default the table's first."""
+    frame = table(frame)
     if volume is None and "volume" in frame.columns and len(frame):
         volume = int(frame["volume"][0])
     return of_volume(frame, volume, columns)

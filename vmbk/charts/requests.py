@@ -21,6 +21,7 @@ from vmbk.charts.traces import (
     ACCENT,
     DURATION_ON_AXIS,
     clock_unit,
+    first_bar,
     in_windows,
     of_volume,
     panel,
@@ -131,6 +132,7 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     found, seconds, each = in_windows(of_volume(frame, volume, columns))
     found = found.group_by("bar").agg(pl.col(*columns[2:]).sum()).sort("bar")
     longest = (int(found["bar"][-1]) + 1) * each * seconds
+    begin = first_bar(found) * each * seconds
     scale, _ = clock_unit(longest)
     rate = found.select(
         ((pl.col("read_bytes") + pl.col("write_bytes")) / (each * seconds)).max()
@@ -154,7 +156,7 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     ).filter(pl.col("requests") > 0)  # fmt: skip
     kinds = {name: kind for name, kind in kinds.items() if name in set(data["kind"])}
     bars = alt.Chart().mark_rect().encode(
-        x=time_axis(longest), x2="to:Q",
+        x=time_axis(longest, begin), x2="to:Q",
         y=alt.Y("low:Q", title=f"{unit} per s", axis=alt.Axis(tickCount=5, grid=True)), y2="high:Q",
         color=alt.Color("kind:N", sort=list(kinds), scale=alt.Scale(
             domain=list(kinds), range=[colour for _, colour in kinds.values()])),
@@ -196,9 +198,10 @@ def working_set(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
     if not largest:
         raise InputError("nothing to draw: nothing was read or written")
     found = _thinned(found.sort("requests"))
-    longest = float(found["time_s"].max())  # type: ignore[arg-type]
+    first, longest = float(found["time_s"].min()), float(found["time_s"].max())  # type: ignore[arg-type]
+    begin = first if longest > first > longest / 2 else 0.0  # a late part of a trace
     scale = clock_unit(longest)[0] if longest else 1.0
-    x = time_axis(longest) if longest else alt.X(
+    x = time_axis(longest, begin) if longest else alt.X(
         "from:Q", title="requests since the start of the trace",
         axis=alt.Axis(tickCount=8, grid=False),
     )  # fmt: skip
@@ -208,8 +211,11 @@ def working_set(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
     reads = bool(found["read_bytes"].max())
     lines = {n: line for n, line in LINES.items() if reads or n.startswith("written")}
     start = pl.DataFrame({"kind": list(lines)}).select(
-        pl.lit(0.0).alias("from"), "kind", pl.lit(0.0).alias("size"), pl.lit("").alias("tip")
-    )
+        pl.lit(begin / scale).alias("from"),
+        "kind",
+        pl.lit(0.0).alias("size"),
+        pl.lit("").alias("tip"),
+    )  # fmt: skip
     data = pl.concat([start, *(
         found.select(
             at.alias("from"), pl.lit(name).alias("kind"),

@@ -14,12 +14,28 @@ import polars as pl
 
 from vmbk.errors import InputError
 from vmbk.study.results import DETECTOR_ORDER, RUN_LENGTH_CLASSES
-from vmbk.units import format_duration, format_size
+from vmbk.units import format_duration, format_size, quoted
 
 _NOT_XML: Final = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 STAGES: Final = ("prepare", "snapshot", "detect", "transfer", "commit")
 LONGEST_NAME: Final = 32
 """Characters of a data set's name that fit over a panel."""
+
+
+def table(frame: object) -> pl.DataFrame:
+    """What a chart was given, if it is a table.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if not isinstance(frame, pl.DataFrame):
+        raise InputError(
+            f"a chart needs a table, not {quoted(frame)}",
+            hint="pass the polars.DataFrame that the chart's documentation names",
+        )
+    return frame
 
 
 def incremental(rows: pl.DataFrame) -> pl.DataFrame:
@@ -28,8 +44,9 @@ def incremental(rows: pl.DataFrame) -> pl.DataFrame:
     Raises
     ------
     InputError
-        If there are none.
+        If there are none, or this is no table.
     """
+    rows = table(rows)
     found = rows.filter(pl.col("backup") > 0)
     if found.is_empty():
         raise InputError(

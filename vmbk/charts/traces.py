@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Final
 
 import polars as pl
 
 from vmbk.charts.style import WIDE, altair, finish
+from vmbk.charts.tables import table
 from vmbk.errors import InputError
 from vmbk.units import quoted
 
@@ -45,8 +47,14 @@ def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...])
     Raises
     ------
     InputError
-        If a column is missing, or there is nothing to draw.
+        If this is no table or a column is missing, the volume is no number, or there is nothing to
+        draw.
     """
+    frame = table(frame)
+    if volume is not None and not isinstance(volume, Integral):
+        raise InputError(
+            f"{quoted(volume)} is not the id of a volume", hint="ids are whole numbers, such as 0"
+        )
     missing = [name for name in ("volume", *columns) if name not in frame.columns]
     if missing:
         raise InputError(f"this table lacks {', '.join(missing)}, which the chart needs")
@@ -93,27 +101,39 @@ def in_windows(found: pl.DataFrame, most: int = MOST_BARS) -> tuple[pl.DataFrame
     Raises
     ------
     InputError
-        If all is in the first window: there is no course of time to show.
+        If all is in one window: there is no course of time to show.
     """
-    last = int(found["window"].max())  # type: ignore[arg-type]
-    if last == 0:
+    first, last = int(found["window"].min()), int(found["window"].max())  # type: ignore[arg-type]
+    if first == last:
         raise InputError(
             "nothing to draw over time: all requests are in one window",
             hint="measure in shorter windows, such as window='1m'",
         )
     late = found.filter(pl.col("window") == last)
     seconds = float(late["start_s"][0]) / last
-    each = -(-(last + 1) // most)
+    each = -(-(last + 1 - _begin(first, last)) // most)
     return found.with_columns((pl.col("window") // each).alias("bar")), seconds, each
 
 
-def time_axis(longest: float, *, labelled: bool = True) -> Any:
+def first_bar(found: pl.DataFrame) -> int:
+    """The bar of `in_windows` with which the axis of time begins.
+
+    It is the trace's start, but where all is in the second half, as in a late part of a trace.
+    """
+    return _begin(int(found["bar"].min()), int(found["bar"].max()))  # type: ignore[arg-type]
+
+
+def _begin(first: int, last: int) -> int:
+    return first if 2 * first > last else 0
+
+
+def time_axis(longest: float, begin: float = 0.0, *, labelled: bool = True) -> Any:
     """The horizontal axis of time since the trace's start; column ``from``, in its unit."""
     alt = altair()
     seconds, unit = clock_unit(longest)
     return alt.X(
         "from:Q", title=f"time since the start of the trace, {unit}" if labelled else None,
-        scale=alt.Scale(domain=[0, longest / seconds], nice=False),
+        scale=alt.Scale(domain=[begin / seconds, longest / seconds], nice=False),
         axis=alt.Axis(tickCount=8, grid=False, labels=labelled),
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ from vmbk.units import format_duration, format_interval, format_size, quoted
 if TYPE_CHECKING:
     import polars as pl
 
+    from vmbk.trace import Trace
+
 MOST_ROWS: Final = 48
 """Windows that are printed for people; JSON holds all of them."""
 
@@ -29,10 +31,11 @@ def churn(args: argparse.Namespace) -> Reply:
     from vmbk.trace.metrics.windows import churn
 
     trace = open_trace(args.trace)
-    frame = churn(trace, args.window, args.block_size, discards=args.discards)
+    window = _window(trace, args.window)
+    frame = churn(trace, window, args.block_size, discards=args.discards)
     together = frame.filter(pl.col("volume").is_null())
     reply: dict[str, Any] = {
-        "window_s": _window_s(args.window),
+        "window_s": _window_s(window),
         "block_size": args.block_size,
         "windows": _windows(together, _WINDOW_KEYS),
         "total": _total(together, args.block_size),
@@ -57,7 +60,7 @@ def fragmentation(args: argparse.Namespace) -> Reply:
 
     trace = open_trace(args.trace)
     found = fragmentation(
-        trace, args.block_size, args.window, gap=args.gap, discards=args.discards
+        trace, args.block_size, _window(trace, args.window), gap=args.gap, discards=args.discards
     ).to_dict()
     names = {v.id: v.name for v in trace.volumes}
     for volume in found.get("volumes", []):
@@ -72,6 +75,13 @@ def explain(args: argparse.Namespace) -> Reply:
 
     found = explain(open_trace(args.trace), args.interval, args.block_size)
     return {**found.to_dict(), "_text": str(found)}
+
+
+def _window(trace: Trace, window: str) -> str:
+    """The window that was asked for; all of a trace whose times tell nothing."""
+    from vmbk.trace.metrics.windows import WHOLE
+
+    return window if trace.metadata.clock != "none" else WHOLE
 
 
 def _window_s(window: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -16,7 +17,8 @@ MOST_STATES: Final = 10_000_000
 MOST_SEED: Final = (1 << 63) - 1
 TRACE: Final = "a trace file, or the name of a shipped capture; a file of that name comes first"
 EPILOG: Final = """\
-exit codes: 0 done, 2 bad usage or input, 3 integrity failure, 1 anything else
+exit codes: 0 done, 2 bad usage or input, 3 integrity failure, 1 anything else; 130 and 143 where
+SIGINT or SIGTERM ended it
 environment: VMBK_KEY_FILE names the key file, VMBK_PROGRESS=0 forbids progress bars and 1 forces
 them, VMBK_DEBUG=1 shows tracebacks
 """
@@ -51,20 +53,27 @@ def _size(text: str) -> int:
     try:
         return parse_size(text)
     except InputError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
+        raise _unfit(error) from None
 
 
 def _seconds(text: str) -> float:
     try:
         return parse_duration(text) / 1e9
     except InputError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
+        raise _unfit(error) from None
+
+
+def _unfit(error: InputError) -> argparse.ArgumentTypeError:
+    """What argparse takes, with what to do about it: its own hint is another."""
+    return argparse.ArgumentTypeError("; ".join(filter(None, (error.message, error.hint))))
 
 
 def _window(text: str) -> str:
     """A duration, or the word for the whole trace; as it was written."""
     if text != "whole" and _seconds(text) <= 0:
-        raise argparse.ArgumentTypeError("a window needs some length")
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} has no length; write it as 15m, 1h or whole"
+        )
     return text
 
 
@@ -328,9 +337,7 @@ def _synth_commands(verbs: Any) -> None:
         "a synthetic one.",
     )  # fmt: skip
     p.add_argument("trace", metavar="TRACE", help=TRACE)
-    p.add_argument(
-        "-o", "--output", metavar="SPEC", required=True, help="spec to write, a .toml file"
-    )
+    _output(p, "SPEC", "spec to write, a .toml file")
     p.add_argument(
         "--seed", type=_whole(0, MOST_SEED), default=0, metavar="S",
         help="seed of the spec (default: %(default)s)",
@@ -343,7 +350,7 @@ def _export_command(verbs: Any) -> None:
         "What the format cannot say, such as marks, is left out and counted.",
     )  # fmt: skip
     p.add_argument("trace", metavar="TRACE", help=TRACE)
-    p.add_argument("-o", "--output", metavar="DST", required=True, help="file to write")
+    _output(p, "DST", "file to write")
     p.add_argument(
         "--format", default="fio-iolog", metavar="FORMAT",
         help="fio-iolog (version 3) or blkreplay (default: %(default)s)",
@@ -356,10 +363,27 @@ def _export_command(verbs: Any) -> None:
 
 
 def _trace_target(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "-o", "--output", metavar="DST", required=True,
-        help="trace file to write: .arrow (working form) or .parquet (shipping form)",
-    )  # fmt: skip
+    _output(p, "DST", "trace file to write: .arrow (working form) or .parquet (shipping form)")
+
+
+def _output(p: argparse.ArgumentParser, metavar: str, doc: str) -> None:
+    p.add_argument("-o", "--output", metavar=metavar, required=True, help=doc)
+    p.add_argument("--force", action="store_true", help=f"replace {metavar} where it exists")
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse, before any work, to replace a file that nobody said may be replaced.
+
+    Raises
+    ------
+    InputError
+        If the file to write exists and ``--force`` was not given.
+    """
+    if "force" in args and not args.force and os.path.lexists(args.output):
+        raise InputError(
+            f"{quoted(args.output)} exists already",
+            hint="choose another name, or replace it with --force",
+        )
 
 
 def _dataset_commands(commands: Any) -> None:

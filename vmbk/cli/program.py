@@ -17,7 +17,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vmbk.cli.parser import build_parser, wants_json
+from vmbk.cli.parser import build_parser, check_output, wants_json
 from vmbk.errors import StorageError, VmbkError
 from vmbk.progress import interrupt
 
@@ -66,6 +66,7 @@ def run(words: list[str]) -> Answer:
     try:
         with redirect_stdout(printed):  # where argparse prints help and the version
             args = build_parser().parse_args(words)
+        check_output(args)
         reply = args.run(args)
         text, code = reply.pop("_text", ""), reply.pop("_exit", 0)
         return Answer(code, json.dumps(reply, default=str) if as_json else text)
@@ -109,7 +110,9 @@ def main() -> None:
         answer = run(words)
     except KeyboardInterrupt as error:
         code = 143 if isinstance(error, _Terminated) else 130
-        interrupted = VmbkError("interrupted", hint="nothing that was committed is lost")
+        interrupted = VmbkError(
+            "interrupted", hint="nothing half done is left, nothing committed is lost"
+        )
         answer = _failed(interrupted, wants_json(words), code)
     _ignore_signals()
     sys.exit(_deliver(answer))

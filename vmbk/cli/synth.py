@@ -46,11 +46,7 @@ def fit(args: argparse.Namespace) -> Reply:
     fitted = derive(open_trace(args.trace), seed=args.seed)
     with replacing(target) as temporary:
         temporary.write_text(fitted.spec.to_toml(), encoding="utf-8")
-    rows = [
-        [metric, f"{original:,.6g}", f"{made:,.6g}", "" if off is None else f"{off:+.1%}"]
-        for metric, original, made, off in fitted.frame.rows()
-    ]
-    text = grid(["metric", "original", "synthetic", "difference"], rows)
+    text = grid(["metric", "original", "synthetic", "difference"], fitted.shown())
     return {
         **fitted.to_dict(),
         "requests": fitted.spec.requests,

@@ -83,6 +83,8 @@ def _set_blocks(bitmap: Any, first: int, stop: int) -> None:
 def _mark(bitmap: Any, n_blocks: int, offset: int, length: int, block_size: int) -> None:
     """Set every block that a range of bytes touches, among the first `n_blocks`."""
     end = n_blocks * block_size
+    if length > 0 and offset < 0:
+        length, offset = length + offset, 0
     if length <= 0 or offset >= end:
         return
     # Compared by subtraction: offset + length may not fit in 63 bits.
@@ -98,10 +100,10 @@ def mark_range(bitmap: NDArray[np.uint8], offset: int, length: int, block_size: 
     Parameters
     ----------
     bitmap : (m,) uint8
-        Marks are added to it. What lies past its 8 m blocks is dropped: the caller sees to it that
-        no range passes the end of the disk, or bits past the last block may be set.
+        Marks are added to it. What lies before it or past its 8 m blocks is dropped: the caller
+        sees to it that no range passes the end of the disk, or bits past the last block may be set.
     offset, length : int64
-        The range in bytes, neither negative; an empty range touches nothing.
+        The range in bytes; an empty range touches nothing.
     block_size : int64
         Bytes of a block, at least 1; times 8 m it fits in 63 bits.
     """
@@ -120,9 +122,9 @@ def mark_ranges(
     Parameters
     ----------
     bitmap : (m,) uint8
-        Marks are added to it; what lies past its 8 m blocks is dropped.
+        Marks are added to it; what lies before it or past its 8 m blocks is dropped.
     offsets, lengths : (k,) int64
-        The ranges in bytes, none negative, in any order; they may overlap.
+        The ranges in bytes, in any order; they may overlap.
     block_size : int64
         Bytes of a block, at least 1; times 8 m it fits in 63 bits.
     """

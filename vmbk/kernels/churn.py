@@ -42,10 +42,11 @@ FIELDS = 26
 WINDOW, VOLUME, WRITES, WRITE_BYTES, BLOCK_WRITES, UNIQUE, NEW = 0, 1, 2, 3, 4, 5, 6
 EXTENTS, LEAVES, SQUARES, FIRST, LAST, LEVELS = 7, 8, 9, 10, 11, 12
 
-SLOTS, PAGES, TOUCHED, CURRENT, UNTIL, ROWS, WANTED, STAMP = 0, 1, 2, 3, 4, 5, 6, 7
+SLOTS, PAGES, TOUCHED, CURRENT, UNTIL, ROWS, WANTED, STAMP, WANTED_PAGES = 0, 1, 2, 3, 4, 5, 6, 7, 8
 """Places of the state: slots and pages in use, leaves touched in the current window, that window
-(-1: none) and its last ns, result rows, slots that the next request wants where there is no room
-for it, and the stamp of the current window, which counts windows with writes from 1."""
+(-1: none) and its last ns, result rows, slots in use with those of the next request where there is
+no room for it, the stamp of the current window, which counts windows with writes from 1, and pages
+with those of that request."""
 
 SLOT_BITS = 24
 """A directory's entry is a slot, and above that many bits the stamp of its last window."""
@@ -128,7 +129,7 @@ def _close_window(
     blocks_bits = LEAF_SHIFT - shift
     words = max((1 << blocks_bits) >> 6, 1)
     row = np.zeros(FIELDS, np.int64)
-    rows, volume, run_start, run_stop = first_row, -1, 0, 0
+    rows, volume, run_start, run_stop, clean = first_row, -1, 0, 0, 0
     for place in range(n_touched + 1):
         slot = touched[by_key[place]] if place < n_touched else 0
         of_volume = keys[slot] >> VOLUME_SHIFT if place < n_touched else -1
@@ -137,7 +138,7 @@ def _close_window(
                 if run_stop > run_start:
                     bin = 64 * volume + _log2(run_stop - run_start)
                     run_counts[bin] += 1
-                    run_blocks[bin] += run_stop - run_start
+                    run_blocks[bin] += run_stop - run_start - clean
                     row[EXTENTS] += 1
                 row[WINDOW], row[VOLUME], row[LAST] = window, volume, run_stop - 1
                 row[LEVELS] = row[UNIQUE]
@@ -148,7 +149,7 @@ def _close_window(
                     out[FIELDS * rows + field] = row[field]
                     row[field] = 0
                 rows += 1
-            volume, run_start, run_stop = of_volume, -1, -1
+            volume, run_start, run_stop, clean = of_volume, -1, -1, 0
         if place == n_touched:
             break
         start = slot * words
@@ -170,17 +171,18 @@ def _close_window(
                 rest = ~word
                 length = count_trailing_zeros(rest) if rest != _NONE else 64
                 if run_stop >= 0 and at - run_stop <= gap:
+                    clean += at - run_stop
                     run_stop = at + length
                 else:
                     if run_stop >= 0:
                         size = run_stop - run_start
                         bin = 64 * volume + (_log2(size) if size > 1 else 0)
                         run_counts[bin] += 1
-                        run_blocks[bin] += size
+                        run_blocks[bin] += size - clean
                         row[EXTENTS] += 1
                     else:
                         row[FIRST] = at
-                    run_start, run_stop = at, at + length
+                    run_start, run_stop, clean = at, at + length, 0
                 at += length
                 # A shift by all 64 bits has no meaning.
                 word = word >> np.uint64(length) if length < 64 else _NONE
@@ -188,6 +190,32 @@ def _close_window(
         row[LEAVES] += 1
         row[SQUARES] += count * count
     return rows
+
+
+@kernel(i64(i64, i64, i64, I64, I64, OutI64))
+def _missing(
+    base: int,
+    first: int,
+    last: int,
+    root: NDArray[np.int64],
+    pages: NDArray[np.int64],
+    state: NDArray[np.int64],
+) -> int:
+    """How many of a range of leaves are not there yet; the state receives how many pages."""
+    leaves = no_pages = np.int64(0)
+    leaf = first
+    while leaf <= last:
+        stop = min(last, leaf | PAGE_MASK) + 1
+        page = root[base + (leaf >> PAGE_BITS)]
+        if page == 0:
+            no_pages += 1
+            leaves += stop - leaf
+        else:
+            for at in range(leaf, stop):
+                leaves += np.int64(pages[(page << PAGE_BITS) + (at & PAGE_MASK)] == 0)
+        leaf = stop
+    state[WANTED_PAGES] = no_pages
+    return int(leaves)
 
 
 @kernel(
@@ -249,17 +277,19 @@ def churn_windows(
     written : (3 * volumes,) int64
         Requests, bytes and blocks written in the current window.
     run_counts, run_blocks : (64 * volumes,) int64
-        Extents of windows and their blocks, by volume and log2 of their length.
+        Extents of windows and their changed blocks, by volume and log2 of their length, which
+        counts the clean blocks that they span.
     out : (rows * FIELDS,) int64
         Receives a row for each window and volume with writes.
-    state : (8,) int64
-        What is carried on; at the start 1, 1, 0, -1, 0, 0, 0, 1.
+    state : (9,) int64
+        What is carried on; at the start 1, 1, 0, -1, 0, 0, 0, 1, 0.
 
     Returns
     -------
     int64
         The first row that was not taken: n, or fewer where ``out`` or the slots have no room. Then
-        ``state[WANTED]`` is 0 for lack of result rows, else how many slots the row may need.
+        ``state[WANTED]`` is 0 for lack of result rows; else there must be room for so many slots,
+        and for ``state[WANTED_PAGES]`` pages.
     """
     leaf_bits = LEAF_SHIFT - shift
     word_bits = min(leaf_bits, 6)  # of a word that are used
@@ -309,9 +339,15 @@ def churn_windows(
         block, last = offset[i] >> shift, (offset[i] + size - 1) >> shift
         leaves = (last >> leaf_bits) - (block >> leaf_bits) + 1
         if slots + leaves > keys.size or n_pages + (leaves >> PAGE_BITS) + 2 > room_pages:
-            state[WANTED] = leaves
-            taken = i
-            break
+            # Most of them may be there already: what is missing is counted where it matters.
+            missing = _missing(
+                bases[volume[i]], block >> leaf_bits, last >> leaf_bits, root, pages, state
+            )
+            wanted_pages = n_pages + state[WANTED_PAGES] + 2
+            if slots + missing > keys.size or wanted_pages > room_pages:
+                state[WANTED], state[WANTED_PAGES] = slots + missing, wanted_pages
+                taken = i
+                break
         if volume[i] != of_volume:
             if of_volume >= 0:
                 written[3 * of_volume] += requests
@@ -417,7 +453,7 @@ def merge_leaves(
     shift : int64
         log2 of the block size in bytes.
     bases, root, pages, keys, touched, bits, state
-        As for `churn_windows`; they have room for as many slots and pages as were touched.
+        As for `churn_windows`; they have room for the slots and pages that they lack.
     """
     words = max((1 << (LEAF_SHIFT - shift)) >> 6, 1)
     for i in range(n_touched):

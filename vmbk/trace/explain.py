@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vmbk.display import table
 from vmbk.trace import findings
-from vmbk.trace.findings import FINE, LARGE, SLOW, Finding
+from vmbk.trace.findings import LARGE, SLOW, Finding
 from vmbk.trace.metrics.windows import WHOLE, measure
 from vmbk.units import format_duration, format_interval, parse_duration, parse_size
 
@@ -130,7 +130,8 @@ def explain(
     Explanation
         Findings on: change, volumes (where there are several), hours, regions, rewrites, small
         writes, granularity, dispersion, discards, frequency. Where the trace has no clock those on
-        hours and frequency say so.
+        hours and frequency say so. Where nothing is written, on change only, and on discards
+        where there are any.
 
     Raises
     ------
@@ -156,35 +157,38 @@ def explain(
     churn = changed.churn
     together = pl.col("volume").is_null()
     all_churn = churn.filter(together)
-    without = int(all_churn["unique_bytes"].sum())
+    without = with_them = int(all_churn["unique_bytes"].sum())
+    requests = measure_requests(trace, keep_windows=False)
+    clears = _clears(requests.request_sizes)
+    if clears[0]:
+        wider = measure(trace, window, _GRID, discards=True).churn
+        with_them = int(wider.filter(together)["unique_bytes"].sum())
+    cleared = findings.discards(*clears, without, with_them)
     if not without:
-        nothing = Finding("change", FINE, "Nothing is written: incrementals are empty.", {})
-        return Explanation(interval_s, size, (nothing,))
-    duration_s = int(trace.requests.time_ns[-1]) / 1e9
+        nothing = findings.no_change(clears[0])
+        return Explanation(interval_s, size, (nothing, cleared) if clears[0] else (nothing,))
+    # A part of a trace keeps its times, so that it may begin late.
+    first_ns, last_ns = int(trace.requests.time_ns[0]), int(trace.requests.time_ns[-1])
+    duration_s = (last_ns - first_ns) / 1e9
+    windows = 1 if interval_ns is None else last_ns // interval_ns - first_ns // interval_ns + 1
     why = _no_course(clock, interval_s, duration_s)
     costs = _costs(trace, interval_ns, clock).filter(together)
     finer = changed if size >= _GRID else spread
     found = [
-        findings.change(all_churn, costs, duration_s),
+        findings.change(all_churn, costs, windows, duration_s),
         *([findings.volumes(churn.filter(~together))] if len(trace.volumes) > 1 else []),
     ]
     if why is None and interval_s is not None:
-        found.append(findings.hours(all_churn, interval_s))
+        found.append(findings.hours(all_churn, windows, interval_s))
     else:
         found.append(findings.no_hours(str(why)))
-    requests = measure_requests(trace, keep_windows=False)
-    clears = _clears(requests.request_sizes)
-    with_them = without
-    if clears[0]:
-        wider = measure(trace, window, _GRID, discards=True).churn
-        with_them = int(wider.filter(together)["unique_bytes"].sum())
     found += [
         findings.regions(regions(trace, window, _GRID), len(trace.volumes) > 1),
         findings.rewrites(all_churn),
         findings.small_writes(requests.profile.filter(together)),
         findings.granularity(finer.granularity.filter(together), size),
         findings.dispersion(spread.dispersion.filter(together), size),
-        findings.discards(*clears, without, with_them),
+        cleared,
         findings.frequency(costs, interval_ns)
         if why is None and interval_ns is not None
         else findings.no_frequency(str(why)),

@@ -76,7 +76,7 @@ class Finding:
         return asdict(self)
 
 
-def change(churn: pl.DataFrame, costs: pl.DataFrame, duration_s: float) -> Finding:
+def change(churn: pl.DataFrame, costs: pl.DataFrame, windows: int, duration_s: float) -> Finding:
     """How much changes between two backups, and in a day.
 
     Parameters
@@ -85,11 +85,12 @@ def change(churn: pl.DataFrame, costs: pl.DataFrame, duration_s: float) -> Findi
         As `vmbk.churn`; of all volumes together.
     costs : polars.DataFrame
         As `vmbk.interval_cost`, with an interval of 24 h; empty where the trace has no clock.
+    windows : int
+        From the trace's first request to its last.
     duration_s : float
-        Of the trace.
+        s between them.
     """
     sent, peak = int(churn["unique_bytes"].sum()), int(churn["unique_bytes"].max())  # type: ignore[arg-type]
-    windows = int(churn["window"].max()) + 1  # type: ignore[arg-type]
     figures: dict[str, Any] = {
         "changed_bytes": sent, "windows": windows, "mean_bytes": sent / windows,
         "largest_bytes": peak, "write_bytes": int(churn["write_bytes"].sum()),
@@ -110,6 +111,14 @@ def change(churn: pl.DataFrame, costs: pl.DataFrame, duration_s: float) -> Findi
         f"{than} the {format_size(DAILY_CHURN)} from which on backups take over eight hours."
     )
     return Finding("change", verdict, text, figures | {"daily_bytes": daily})
+
+
+def no_change(clears: int) -> Finding:
+    """That nothing is written; but there may be so many discards and write_zeroes."""
+    text = "Nothing is written: incrementals are empty"
+    if clears:
+        text += " where a backup does not take discards and write_zeroes for changes"
+    return Finding("change", FINE, f"{text}.", {})
 
 
 def volumes(churn: pl.DataFrame) -> Finding:
@@ -135,17 +144,18 @@ def volumes(churn: pl.DataFrame) -> Finding:
     return Finding("volumes", NOTE, text, {"volumes": found.to_dicts()})
 
 
-def hours(churn: pl.DataFrame, interval_s: float) -> Finding:
+def hours(churn: pl.DataFrame, windows: int, interval_s: float) -> Finding:
     """When most changes.
 
     Parameters
     ----------
     churn : polars.DataFrame
         As `vmbk.churn`; of all volumes together.
+    windows : int
+        From the trace's first request to its last.
     interval_s : float
         s; of its windows.
     """
-    windows = int(churn["window"].max()) + 1  # type: ignore[arg-type]
     found, half = _heaviest(churn)
     mean = int(churn["unique_bytes"].sum()) / windows
     peak = int(found["unique_bytes"][0])
@@ -156,7 +166,7 @@ def hours(churn: pl.DataFrame, interval_s: float) -> Finding:
     )
     text = (
         f"Half of what changes falls into {half:,} of {windows:,} intervals. The fullest, at "
-        f"{first[0]}, has {first[1]}, {peak / mean:.1f} times the mean"
+        f"{first[0]}, has {first[1]}, {peak / mean:,.1f} times the mean"
     )
     if others:
         text += f"; next {listed([f'at {start} {size}' for start, size in others])}"
@@ -344,9 +354,11 @@ def frequency(costs: pl.DataFrame, interval_ns: int) -> Finding:
     text = (
         f"Incrementals every {format_interval(one)} send "
         f"{format_size(found[one]['changed_bytes'])} together, {found[one]['cost']:.2f} times what "
-        f"one at the end would; twice as often {found[half]['cost']:.2f} times, half as often "
-        f"{found[double]['cost']:.2f} times."
+        "one at the end would; "
     )
+    if half < one:  # of an interval of 1 ns there is no half
+        text += f"twice as often {found[half]['cost']:.2f} times, "
+    text += f"half as often {found[double]['cost']:.2f} times."
     figures = {
         "unique_bytes": found[one]["unique_bytes"],
         "cost": [{"interval_s": s, "cost": row["cost"]} for s, row in sorted(found.items())],

@@ -144,6 +144,12 @@ def _choose(table: pl.DataFrame, given: Mapping[str, str | None]) -> dict[str, s
             )
         if fits:
             chosen[role] = fits[0]
+    for role, name in chosen.items():
+        twin = next(r for r, n in chosen.items() if n == name)
+        if twin != role:
+            raise InputError(
+                f"column {quoted(name)} cannot be both the {twin} and the {role}", hint=there
+            )
     for role in ("op", "offset", "length"):
         if role not in chosen:
             raise InputError(
@@ -358,6 +364,14 @@ def _volumes(
     reach = np.zeros(max(len(names), 1), np.int64)
     np.maximum.at(reach, ids, ends)
     made = []
+    if isinstance(size, Mapping):
+        known = {*names, *map(str, names)}
+        for name in size:
+            if name not in known:
+                raise InputError(
+                    f"volume_size tells of a volume {quoted(name)}, which has no request",
+                    hint=f"the volumes are {quoted(names, 200)}",
+                )
     for id, name in enumerate(names):
         told = size.get(name, size.get(str(name))) if isinstance(size, Mapping) else size
         bytes_ = -(-int(reach[id]) // MIB) * MIB if told is None else _size(told)

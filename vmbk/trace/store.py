@@ -22,6 +22,7 @@ from vmbk.errors import (
 from vmbk.trace.schema import Metadata
 from vmbk.trace.summary import TraceSummary
 from vmbk.trace.table import Payloads, Requests, Trace
+from vmbk.units import quoted
 
 __all__ = ["Payloads", "Requests", "Trace", "TraceSummary", "read_trace", "write_trace"]
 
@@ -58,8 +59,17 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     StorageError
         If the operating system refuses to read it.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{quoted(path)} is no path of a trace file")
     path = Path(path)
-    head = read_head(path, 8)
+    try:
+        head = read_head(path, 8)
+    except NotFoundError as error:
+        from vmbk.trace.datasets import datasets
+
+        if any(dataset.name == str(path) for dataset in datasets()):
+            error.hint = f"a shipped capture has that name: dataset_path({str(path)!r}) is its file"
+        raise
     try:
         if head.startswith(IPC_MAGIC):
             table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()

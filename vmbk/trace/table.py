@@ -23,6 +23,7 @@ from vmbk.trace.schema import (
     check_requests,
     conform,
 )
+from vmbk.units import format_duration, format_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,6 +84,22 @@ class Payloads:
     offsets: NDArray[np.int64]
     data: NDArray[np.uint8]
     valid: NDArray[np.bool_]
+
+
+def checked_trace(value: object) -> Trace:
+    """The value, if it is a trace: what a function that takes one asks first.
+
+    Raises
+    ------
+    InputError
+        If it is something else, such as a path.
+    """
+    if isinstance(value, Trace):
+        return value
+    raise InputError(
+        f"{quoted(value)} is no trace, but of type {type(value).__name__}",
+        hint="vmbk.read_trace reads one from a file, vmbk.Trace.from_frame makes one of a table",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +298,16 @@ class Trace:
             marks.cast(pa.large_string())
         except pa.ArrowInvalid as error:
             raise TraceFormatError(f"a mark's label is not UTF-8: {error}") from error
+
+    def __repr__(self) -> str:
+        disks = ", ".join(f"{quoted(v.name)} of {format_size(v.size)}" for v in self.volumes[:4])
+        more = f" and {len(self.volumes) - 4} more" if len(self.volumes) > 4 else ""
+        clock = self.requests.time_ns
+        time = format_duration(int(clock[-1] - clock[0]) / 1e9) if len(self) else "no time"
+        bytes_too = ", with payloads" if self.has_payload else ""
+        return (
+            f"<Trace: {len(self):,} requests in {time} on {disks or 'no volume'}{more}{bytes_too}>"
+        )
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

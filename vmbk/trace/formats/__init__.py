@@ -238,7 +238,8 @@ def import_trace(
     origin = Source(path)
     # Of a trace in several files, those of idle processors are empty.
     heads = (Source(part).head(_HEAD) for part in (path, *parts))
-    chosen = _chosen(format, next((head for head in heads if head), b""), path)
+    head = next((head for head in heads if head), b"")
+    chosen = _chosen(format, head, path)
     if chosen.read_whole is not None:
         if origin.packing:
             raise InputError(
@@ -251,11 +252,17 @@ def import_trace(
     assert chosen.read is not None
     tally = Tally(unit=chosen.unit)
     parts = parts if chosen.parts else [path]
-    with progress(f"import {path.name}", sum(part.stat().st_size for part in parts)) as advance:
-        origin = Source(parts[0], advance, parts[1:])
-        batches = _checked(chosen.read(origin, tally), tally, path, skip_bad)
-        with ahead(batches) as parsed:
-            spool, ends, duplicates = _spooled(parsed, scratch, drop_duplicates)
+    try:
+        with progress(f"import {path.name}", sum(part.stat().st_size for part in parts)) as advance:
+            origin = Source(parts[0], advance, parts[1:])
+            batches = _checked(chosen.read(origin, tally), tally, path, skip_bad)
+            with ahead(batches) as parsed:
+                spool, ends, duplicates = _spooled(parsed, scratch, drop_duplicates)
+    except TraceFormatError as error:
+        seems = next((f.name for f in FORMATS.values() if f.detect(head)), chosen.name)
+        if seems != chosen.name:
+            error.hint = f"it looks like {seems}: import it as that, or as auto"
+        raise
     try:
         volumes = [
             Volume(id, name, _size(tally.sizes.get(id), volume_size, ends.get(id, 0)))
@@ -283,7 +290,7 @@ _CONTAINERS: Final = (
 
 
 def _chosen(format: str, head: bytes, path: Path) -> Format:
-    known = ", ".join(FORMATS)
+    known = ", ".join(name for name in FORMATS if name != oracle_general.NAME)
     if format != "auto":
         if format not in FORMATS:
             near = difflib.get_close_matches(str(format).lower(), FORMATS, 1)

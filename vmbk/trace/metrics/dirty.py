@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,9 @@ COARSEST: Final = 1 << 22
 """Bytes; the coarsest granularity."""
 
 _LAST_NS: Final = (1 << 63) - 1
-_MOST_LEAVES: Final = 1 << 24  # 64 TiB written; their bitmaps take some 6 GiB at 4 KiB
+_MOST_LEAVES: Final = 1 << 24  # as many as a slot's number has bits for: 64 TiB written
+_MOST_BYTES: Final = 4 << 30  # of bitmaps: at 4 KiB and above all leaves, at 512 B 8 TiB written
+_MOST_PAGES: Final = 1 << 20  # 4 PiB in which something was written; 8 GiB
 _FIRST_LEAVES: Final = 1 << 10
 _FIRST_ROWS: Final = 1 << 8
 _MOST_VOLUMES: Final = 1 << 20
@@ -86,6 +89,7 @@ class DirtyPass:
         self._shift = block_size.bit_length() - 1
         self._gap = gap // block_size
         self._words = max(COARSEST // block_size // 64, 1)
+        self._most_leaves = min(_MOST_LEAVES, _MOST_BYTES // (16 * self._words))
         count = max(len(self.volumes), 1)
         regions = np.array([-(-v.size // _REGION) for v in self.volumes], np.int64)
         if int(regions.sum()) > _MOST_REGIONS:
@@ -108,7 +112,7 @@ class DirtyPass:
         self._out = np.zeros(0, np.int64)
         self._threads = threads if threads is not None else len(os.sched_getaffinity(0))
         self._helpers: list[DirtyPass] = []
-        self._state = np.array([1, 1, 0, -1, 0, 0, 0, 1], np.int64)
+        self._state = np.array([1, 1, 0, -1, 0, 0, 0, 1, 0], np.int64)
         if window_ns is None:
             self._state[[_CURRENT, _UNTIL]] = 0, _LAST_NS  # no time, however late, ends it
         self._grow_out(count)
@@ -119,13 +123,14 @@ class DirtyPass:
         Raises
         ------
         InputError
-            If the writes touch more than 64 TiB.
+            If the writes touch more leaves of 4 MiB than 4 GiB hold the bitmaps of: 64 TiB in
+            blocks of 4 KiB and above, 8 TiB in blocks of 512 B. Or if there is no memory for them.
         """
         volume = batch.volume
         if not self._dense:
             volume = np.searchsorted(self._ids, volume).astype(np.uint32)
             batch = replace(batch, volume=volume)
-        row = 0
+        row, probe = 0, _PROBE_ROWS
         while row < len(batch):
             until = row
             if self._state[_CURRENT] >= 0:
@@ -139,9 +144,13 @@ class DirtyPass:
             else:
                 # A window ends here. The next one may be short, and others after it.
                 self._merge()
-                count = _PROBE_ROWS if self._window_of(batch, row) > _SHARED_ROWS else _SHARED_ROWS
+                before = int(self._state[_CURRENT])
+                count = probe if self._window_of(batch, row) > _SHARED_ROWS else _SHARED_ROWS
                 self._follow(batch[row : row + count])
                 row += count
+                # Without a write no window begins, and there may be many more rows like that.
+                begun = int(self._state[_CURRENT]) != before
+                probe = _PROBE_ROWS if begun else min(2 * probe, _SHARED_ROWS)
 
     def _window_of(self, batch: Requests, row: int) -> int:
         """How many rows of the batch belong to the window of this row, itself included."""
@@ -150,7 +159,7 @@ class DirtyPass:
         return int(np.searchsorted(batch.time_ns, last, side="right")) - row
 
     def _follow(self, batch: Requests) -> None:
-        from vmbk.kernels.churn import WANTED, churn_windows
+        from vmbk.kernels.churn import SLOTS, WANTED, WANTED_PAGES, churn_windows
 
         op, row = batch.op.view(np.uint8), 0
         while True:
@@ -162,10 +171,13 @@ class DirtyPass:
                 self._written, self._run_counts, self._run_blocks, self._out, self._state,
             )  # fmt: skip
             if row == len(batch):
+                if self._state[SLOTS] == len(self._keys) < self._most_leaves:
+                    # With no slot free, every request would have to count what it lacks.
+                    self._grow_leaves(len(self._keys) + 1, 0)
                 return
             wanted = int(self._state[WANTED])
             if wanted:
-                self._grow_leaves(wanted, wanted // _PAGE_LEAVES + 2)
+                self._grow_leaves(wanted, int(self._state[WANTED_PAGES]))
             else:
                 self._grow_out(len(self.volumes))
 
@@ -190,13 +202,13 @@ class DirtyPass:
 
     def _merge(self) -> None:
         """Take over what the other threads saw of the current window."""
-        from vmbk.kernels.churn import PAGES, TOUCHED, merge_leaves
+        from vmbk.kernels.churn import TOUCHED, merge_leaves
 
         for helper in self._helpers:
             touched = int(helper._state[TOUCHED])
             if not touched:
                 continue
-            self._grow_leaves(touched, int(helper._state[PAGES]))
+            self._grow_leaves(*self._with_leaves(helper._keys[helper._touched[:touched]]))
             merge_leaves(
                 helper._keys, helper._touched, touched, helper._bits, self._shift,
                 self._bases, self._root, self._pages,
@@ -205,6 +217,18 @@ class DirtyPass:
             self._written += helper._written
             helper._written[:] = 0
             helper._forget_window()
+
+    def _with_leaves(self, keys: NDArray[np.int64]) -> tuple[int, int]:
+        """Slots and pages in use once there are leaves of these keys, no two of them the same."""
+        from vmbk.kernels.churn import PAGE_BITS, PAGE_MASK, PAGES, SLOTS, VOLUME_SHIFT
+
+        leaf = keys & ((1 << VOLUME_SHIFT) - 1)
+        region = self._bases[keys >> VOLUME_SHIFT] + (leaf >> PAGE_BITS)
+        page = self._root[region]
+        there = self._pages[(page << PAGE_BITS) + (leaf & PAGE_MASK)] != 0  # page 0 has none
+        pages = len(np.unique(region[page == 0]))
+        slots = int(self._state[SLOTS]) + int((~there).sum())
+        return slots, int(self._state[PAGES]) + pages
 
     def _forget_window(self) -> None:
         from vmbk.kernels.churn import STAMP, TOUCHED
@@ -233,31 +257,31 @@ class DirtyPass:
         from vmbk.kernels.churn import FIELDS
 
         more = max(rows, _FIRST_ROWS, len(self._out) // FIELDS) * FIELDS
-        self._out = np.concatenate([self._out, np.zeros(more, np.int64)])
+        self._grow("_out", len(self._out) + more)
 
-    def _grow_leaves(self, wanted: int, pages: int) -> None:
-        """Make room for so many more leaves and pages."""
-        from vmbk.kernels.churn import PAGES, SLOTS
-
-        used = int(self._state[SLOTS])
-        if used + wanted > _MOST_LEAVES:
+    def _grow_leaves(self, slots: int, pages: int) -> None:
+        """Make room for so many leaves in all, and for so many pages."""
+        if slots > self._most_leaves or pages > _MOST_PAGES:
+            few = slots <= self._most_leaves
+            most = _MOST_PAGES * _REGION if few else self._most_leaves * COARSEST
             raise InputError(
-                f"the writes touch more than {format_size(_MOST_LEAVES * COARSEST)}, which is more "
-                "than is measured in one pass",
+                f"the writes touch {'regions of 4 GiB' if few else 'regions of 4 MiB'} of more "
+                f"than {format_size(most)} in all, which is more than is measured in one pass in "
+                f"blocks of {format_size(self.block_size)}",
                 hint="measure a part of the trace: trace[first:stop]",
             )
-        if used + wanted > len(self._keys):
-            capacity = min(max(used + wanted, 2 * len(self._keys)), _MOST_LEAVES)
+        if slots > len(self._keys):
+            spare = slots // 16 + 1  # a table that is full at once would have to grow again
+            capacity = min(max(slots + spare, 2 * len(self._keys)), self._most_leaves)
             for name, each in (("_keys", 1), ("_touched", 1),
                                ("_bits", self._words), ("_ever", self._words)):  # fmt: skip
                 self._grow(name, capacity * each)
-        pages += int(self._state[PAGES])
         if pages * _PAGE_LEAVES > len(self._pages):
             self._grow("_pages", max(2 * len(self._pages), pages * _PAGE_LEAVES))
 
     def _grow(self, name: str, size: int) -> None:
         old: NDArray[Any] = getattr(self, name)
-        grown = np.zeros(size, old.dtype)
+        grown = zeros(size, old.dtype)
         grown[: len(old)] = old
         setattr(self, name, grown)
 
@@ -284,6 +308,41 @@ class DirtyResult:
     windows: NDArray[np.int64]
     run_counts: NDArray[np.int64]
     run_blocks: NDArray[np.int64]
+
+
+def zeros(count: int, dtype: Any) -> NDArray[Any]:
+    """Memory for what a pass keeps, zeros, which is not there until it is used.
+
+    Raises
+    ------
+    InputError
+        If the system has no more.
+    """
+    try:
+        return np.zeros(count, dtype)
+    except MemoryError:
+        size = format_size(count * np.dtype(dtype).itemsize)
+        raise InputError(
+            f"there is no memory for all that the requests touch: {size} more cannot be had",
+            hint="measure larger blocks, or a part of the trace: trace[first:stop]",
+        ) from None
+
+
+def checked_count(value: Any, most: int, what: str) -> int:
+    """The value, if it is a whole number from 1 to ``most``.
+
+    Raises
+    ------
+    InputError
+        Quoting the value and what there would be so many of.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= most:
+        raise InputError(f"{quoted(value)} {what}: from 1 to {most} are allowed")
+    return count
 
 
 def checked_block_size(block_size: int) -> int:

@@ -59,8 +59,12 @@ class Fragmentation:
         -------
         dict
             ``unique_bytes``, ``extents`` and ``regions`` are sums over the windows, and the ratios
-            are ratios of these sums. ``span_bytes`` and ``dispersion_index`` are means over the
-            windows, weighted by the bytes that changed. Where nothing changed they are None.
+            are ratios of these sums: ``fragmentation`` extents a changed block, ``region_fill``
+            the changed bytes of those in regions with a change, and so on. ``span_bytes`` and
+            ``dispersion_index`` are means over the windows, weighted by the bytes that changed; of
+            all volumes together the span of a window is the sum of theirs. Where nothing changed
+            they are None. What each means for a backup is told at
+            `vmbk.trace.metrics.windows.dispersion`.
         """
         import polars as pl
 
@@ -163,7 +167,8 @@ def fragmentation(
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 64 TiB were written.
+        If a value is outside its bounds, or more is written than `measure` follows in blocks of
+        512 B: 8 TiB where it is written end to end.
     """
     size = parse_size(block_size)
     spread = measure(trace, window, size, gap=gap, discards=discards)

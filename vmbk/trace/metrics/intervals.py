@@ -18,7 +18,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import CHANGES, WRITES
 from vmbk.trace.metrics.leaves import Leaves, Places
 from vmbk.trace.schema import Volume
-from vmbk.units import parse_duration, parse_size
+from vmbk.units import parse_duration, parse_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,6 +70,7 @@ class IntervalPass:
             if interval < 1:
                 raise InputError(f"an interval of {interval} ns: at least 1 ns is needed")
         self.intervals_ns = tuple(sorted(set(intervals_ns)))
+        self.first_ns: int | None = None
         self.last_ns = 0
         self._leaves = Leaves(
             volumes, block_size, leaf_bits=LEAF_BITS, words=1 << LEAF_BITS,
@@ -88,7 +89,7 @@ class IntervalPass:
         Raises
         ------
         InputError
-            If they touch more than 2**29 blocks.
+            If they touch too many blocks, as `interval_cost` says.
         """
         from vmbk.kernels.updates import interval_blocks
 
@@ -103,6 +104,7 @@ class IntervalPass:
             ),
         )  # fmt: skip
         if len(batch):
+            self.first_ns = int(batch.time_ns[0]) if self.first_ns is None else self.first_ns
             self.last_ns = int(batch.time_ns[-1])
 
     def finish(self) -> pl.DataFrame:
@@ -114,7 +116,10 @@ class IntervalPass:
         blocks = self._counts.reshape(len(volumes), count + 1)
         blocks = np.concatenate([blocks, blocks.sum(axis=0, keepdims=True)])
         ids = [v.id for v in volumes] + [None]
-        windows = [min(self.last_ns // k + 1, _LAST_NS) for k in self.intervals_ns]
+        first = self.first_ns or 0
+        windows = [
+            min(self.last_ns // k - first // k + 1, _LAST_NS) for k in self.intervals_ns
+        ]  # fmt: skip
         return pl.DataFrame(
             {
                 "volume": pl.Series([id for id in ids for _ in range(count)], dtype=pl.UInt32),
@@ -163,25 +168,35 @@ def interval_cost(
         ============== ====== ================================================================
         volume         u32    id of the volume, null for all together
         interval_s     f64    s between two incrementals
-        windows        i64    incrementals from the trace's start to its last request
+        windows        i64    incrementals from the first request to the last
         changed_bytes  i64    bytes of the blocks that they send, each once an incremental
         unique_bytes   i64    bytes of the blocks ever changed, each once
-        cost           f64    changed bytes / unique bytes; null where nothing was written
+        cost           f64    changed bytes / unique bytes; null where nothing was written, and
+                              where the trace has no clock
         ============== ====== ================================================================
 
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 2**29 blocks were written.
+        If a value is outside its bounds, more than 2**25 leaves were written, or there is no
+        memory for them.
 
     Notes
     -----
     For each block write the time of the block's last write decides: it counts for every interval
-    whose current window began after that time. Memory: 8 bytes for each block written, in leaves of
-    16 blocks.
+    whose current window began after that time. Leaves are made of 16 blocks that lie together, when
+    one of them is first written, and take 128 bytes each and some 20 to 40 to be found: 2**25 of
+    them hold 2**29 blocks (2 TiB at 4 KiB) that are written end to end, and 2**25 (128 GiB) that
+    lie strewn. While they grow there are up to three times as many bytes.
     """
+    import polars as pl
+
     if isinstance(intervals, str):
         intervals = [intervals]
+    if not isinstance(intervals, Iterable):
+        raise InputError(
+            f"intervals are a sequence, not {quoted(intervals)}", hint="such as ['15m', '1h']"
+        )
     work = IntervalPass(
         trace.volumes,
         intervals_ns=[parse_duration(interval) for interval in intervals],
@@ -192,4 +207,7 @@ def interval_cost(
         for batch in trace.batches():
             work.add(batch)
             advance(len(batch))
-    return work.finish()
+    found = work.finish()
+    if trace.metadata.clock != "none":
+        return found
+    return found.with_columns(pl.lit(None, pl.Float64).alias("cost"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from vmbk.errors import InputError
-from vmbk.trace.metrics.dirty import checked_block_size
+from vmbk.trace.metrics.dirty import checked_block_size, zeros
 from vmbk.trace.schema import Volume
 from vmbk.units import format_size
 
@@ -140,12 +140,13 @@ class Leaves:
             raise self._refusal("the requests touch more and more blocks")
         capacity, used = min(2 * room, most), int(self.state[SLOTS])
         keys = self.keys[:used]
-        self.keys = np.zeros(capacity, np.int64)
+        self.keys = zeros(capacity, np.int64)
         # Fresh memory is zero, and what is never touched of it is never there.
-        words = np.zeros(capacity * self._words, np.int64)
+        words = zeros(capacity * self._words, np.int64)
         words[: used * self._words] = self.words[: used * self._words]
         self.words = words
-        self.table = np.full(2 << (2 * capacity - 1).bit_length(), -1, np.int64)
+        self.table = zeros(2 << (2 * capacity - 1).bit_length(), np.int64)
+        self.table.fill(-1)
         # Numbers entered in the order of their slots get the same slots.
         find_leaves(keys, used, self.table, self.keys, np.zeros(used, np.int64), 0)
 

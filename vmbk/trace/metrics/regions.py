@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vmbk.errors import InputError
 from vmbk.progress import progress
-from vmbk.trace.metrics.dirty import CHANGES, COARSEST, WRITES, DirtyPass
+from vmbk.trace.metrics.dirty import CHANGES, COARSEST, WRITES, DirtyPass, checked_count
 from vmbk.trace.metrics.windows import WHOLE
 from vmbk.trace.schema import Volume
-from vmbk.units import parse_duration, parse_size, quoted
+from vmbk.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,22 +60,25 @@ def regions(
     Raises
     ------
     InputError
-        If a value is outside its bounds.
+        As for `vmbk.trace.metrics.windows.measure`.
     """
     import polars as pl
 
     from vmbk.kernels.churn import BLOCK_WRITES, UNIQUE, VOLUME, WINDOW
 
-    if not 1 <= most <= _MOST_REGIONS:
-        raise InputError(f"{quoted(most)} regions: from 1 to {_MOST_REGIONS} are allowed")
+    most = checked_count(most, _MOST_REGIONS, "regions")
     size, mask = parse_size(block_size), CHANGES if discards else WRITES
     window_ns = None if window == WHOLE else parse_duration(window)
     ends = _ends(trace, mask)
     length = _length(ends, most)
     counts = np.maximum(-(-ends // length), 1)
     first = np.cumsum(counts) - counts
-    # Each region is measured as if it were a volume; blocks never span two of them.
-    parts = [Volume(i, str(i), length) for i in range(int(counts.sum()))]
+    # Each region is measured as if it were a volume; blocks never span two of them. The last of a
+    # volume is only as long as it needs to be: all together are no longer than the volumes are.
+    number = np.arange(int(counts.sum()))
+    owner = np.repeat(np.arange(len(ends)), counts)
+    sizes = np.minimum(ends[owner] - (number - first[owner]) * length, length)
+    parts = [Volume(i, str(i), size) for i, size in enumerate(sizes.tolist())]
     work = DirtyPass(parts, window_ns=window_ns, block_size=size, discards=discards)
     ids = np.array([v.id for v in trace.volumes], np.uint32)
     with progress("regions", len(trace), unit="requests") as advance:

@@ -10,7 +10,7 @@ IISWC 2020 (randomness ratio, burstiness ratio with one-minute peaks).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vmbk.errors import InputError
 from vmbk.progress import progress
+from vmbk.trace.metrics.dirty import zeros
 from vmbk.trace.metrics.leaves import Places, checked_volumes
 from vmbk.trace.schema import OP_NAMES, Op, Volume
 from vmbk.units import parse_duration
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SMALL: Final = 8192
 """Bytes; a write of less is small."""
 
+_RATES: Final = ("peak_per_s", "mean_per_s", "burstiness")
 _FIRST_ROWS: Final = 1 << 10
 _CURRENT: Final = 0  # place of the kernel's state
 
@@ -102,7 +104,9 @@ class RequestPass:
                     hint="measure a part of the trace: trace[first:stop]",
                 )
             row = min(row, len(batch))
-            self._out = np.concatenate([self._out, np.zeros_like(self._out)])
+            grown = zeros(2 * len(self._out), np.int64)
+            grown[: len(self._out)] = self._out
+            self._out = grown
 
     def finish(self) -> RequestFigures:
         """End the last window; no more requests may follow."""
@@ -135,6 +139,8 @@ class RequestFigures:
     figures : ndarray of int64, shape (volumes + 1, FIGURES)
     windows : ndarray of int64, shape (rows, ROW_FIELDS)
         Fields as named in `vmbk.kernels.requests`.
+    has_clock : bool
+        Whether the times of the requests tell anything.
     """
 
     volumes: tuple[Volume, ...]
@@ -142,6 +148,7 @@ class RequestFigures:
     sizes: NDArray[np.int64]
     figures: NDArray[np.int64]
     windows: NDArray[np.int64]
+    has_clock: bool = True
 
     @property
     def profile(self) -> pl.DataFrame:
@@ -192,7 +199,7 @@ def measure_requests(
         for batch in trace.batches():
             work.add(batch)
             advance(len(batch))
-    return work.finish()
+    return replace(work.finish(), has_clock=trace.metadata.clock != "none")
 
 
 def profile(trace: Trace, window: str | float = "1m") -> pl.DataFrame:
@@ -208,7 +215,8 @@ def profile(trace: Trace, window: str | float = "1m") -> pl.DataFrame:
     -------
     polars.DataFrame
         A row per volume and one over all volumes (``volume`` null). Reads and writes without a
-        byte are left out, and shares of nothing are null:
+        byte are left out, and shares of nothing are null. The last three are null where the trace
+        has no clock:
 
         ===================== ===== ==========================================================
         volume                u32   id of the volume, null for all together
@@ -297,7 +305,7 @@ def activity(trace: Trace, window: str | float = "1m") -> pl.DataFrame:
         writes      i64    requests
         read_bytes  i64    bytes of their lengths
         write_bytes i64    bytes of their lengths
-        requests_per_s f64 reads and writes / length of the window
+        requests_per_s f64 reads and writes / length of the window; null without a clock
         =========== ====== ===================================================================
 
     Raises
@@ -360,7 +368,13 @@ def _profile(result: RequestFigures) -> pl.DataFrame:
             "mean_per_s": mean,
             "burstiness": share(peak, mean),
         }
-    )
+    ).with_columns(*([] if result.has_clock else [_unknown(name) for name in _RATES]))
+
+
+def _unknown(name: str) -> pl.Expr:
+    import polars as pl
+
+    return pl.lit(None, pl.Float64).alias(name)
 
 
 def _request_sizes(result: RequestFigures) -> pl.DataFrame:
@@ -405,5 +419,7 @@ def _activity(result: RequestFigures) -> pl.DataFrame:
         "writes",
         "read_bytes",
         "write_bytes",
-        ((pl.col("reads") + pl.col("writes")) / window_s).alias("requests_per_s"),
+        _unknown("requests_per_s")
+        if not result.has_clock
+        else ((pl.col("reads") + pl.col("writes")) / window_s).alias("requests_per_s"),
     )

@@ -14,7 +14,7 @@ Cloud Block Storage Workloads, IISWC 2020 (intervals, coverage).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -74,7 +74,7 @@ class UpdatePass:
         Raises
         ------
         InputError
-            If they touch more than 2**29 blocks.
+            If they touch too many blocks, as `updates` says.
         """
         from vmbk.kernels.updates import block_updates
 
@@ -108,11 +108,14 @@ class Updates:
         Bytes.
     totals : ndarray of int64, shape (volumes, FIELDS)
         Fields as named in `vmbk.kernels.updates`.
+    has_clock : bool
+        Whether the times of the requests tell anything.
     """
 
     volumes: tuple[Volume, ...]
     block_size: int
     totals: NDArray[np.int64]
+    has_clock: bool = True
 
     @property
     def coverage(self) -> pl.DataFrame:
@@ -128,7 +131,7 @@ class Updates:
         within_10      f64    share of updates whose distance is at most 10 % of the volume's
                               write working set; so too within_20, within_40, within_80
         distance_p50   f64    bytes written in between, median; distance_p90
-        interval_p50   f64    s, median time between; interval_p90
+        interval_p50   f64    s, median time between; interval_p90; null without a clock
         ============== ====== ================================================================
 
         Shares, percentiles and what they are of are null where there is no update. They come from
@@ -167,6 +170,8 @@ class Updates:
         updates        i64    how many
         share          f64    of the volume's updates, those up to and with this bin
         ============== ====== ================================================================
+
+        Where the trace has no clock it tells nothing.
         """
         from vmbk.kernels.updates import BINS, INTERVALS
 
@@ -195,19 +200,23 @@ def updates(trace: Trace, block_size: str | int = "4KiB", *, discards: bool = Fa
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 2**29 blocks were written.
+        If a value is outside its bounds, more than 2**25 leaves were written, or there is no
+        memory for them.
 
     Notes
     -----
     The update distance does not count the write itself: a block written twice in a row has 0.
-    Memory: 16 bytes for each block written, in leaves of 16 blocks.
+    Leaves are made of 16 blocks that lie together, when one of them is first written, and take 256
+    bytes each and some 20 to 40 to be found: 2**25 of them hold 2**29 blocks (2 TiB at 4 KiB) that
+    are written end to end, and 2**25 (128 GiB) that lie strewn. While they grow there are up to
+    three times as many bytes.
     """
     work = UpdatePass(trace.volumes, block_size=parse_size(block_size), discards=discards)
     with progress("updates", len(trace), unit="requests") as advance:
         for batch in trace.batches():
             work.add(batch)
             advance(len(batch))
-    return work.finish()
+    return replace(work.finish(), has_clock=trace.metadata.clock != "none")
 
 
 def bin_edges(count: int) -> NDArray[np.float64]:
@@ -288,7 +297,8 @@ def _coverage(result: Updates) -> pl.DataFrame:
         columns[f"within_{percent}"] = pl.Series([*within, sum(within)], dtype=pl.Float64)
     for name, counts, scale in (("distance", distances, block), ("interval", intervals, 1e-9)):
         for percent in _PERCENTILES:
-            values = [_percentile(row, edges, percent) * scale for row in counts]
+            known = result.has_clock or name == "distance"
+            values = [_percentile(row, edges, percent) * scale if known else None for row in counts]
             columns[f"{name}_p{percent}"] = pl.Series(values, dtype=pl.Float64)
     shares = [pl.col(f"within_{percent}") / pl.col("updates") for percent in WITHIN]
     frame = pl.DataFrame(columns).with_columns(*shares)

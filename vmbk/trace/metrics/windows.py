@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vmbk.errors import InputError
 from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import COARSEST, DirtyPass, DirtyResult
-from vmbk.units import GIB, parse_duration, parse_size
+from vmbk.units import GIB, parse_duration, parse_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 WHOLE: Final = "whole"
 """As a window: one over the whole trace."""
+
+_BASE: Final = 4096  # bytes; amplification is over what changes in blocks of so many
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def measure(
     block_size : str or int
         Bytes: a power of two from 512 B to 4 MiB.
     gap : str or int
-        Bytes; changed runs with no more between them count as one extent.
+        Bytes; changed runs with no more between them count as one extent, as a backup that reads
+        across short gaps would take them.
     discards : bool
         Whether discards and write_zeroes change blocks as well as writes.
     threads : int, optional
@@ -93,7 +97,16 @@ def measure(
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 64 TiB were written.
+        If a value is outside its bounds, more is written than is followed, or there is no memory
+        for it.
+
+    Notes
+    -----
+    Memory follows the regions of 4 MiB in which something is written: two bitmaps of each, which
+    are 256 bytes at 4 KiB and 2 KiB at 512 B, and some 30 more to find it. There may be 4 GiB of
+    bitmaps, and 2**24 regions: 64 TiB that are written end to end in blocks of 4 KiB and above,
+    8 TiB in blocks of 512 B. While they grow there are up to three times as many bytes, and each
+    further thread that shares a window has its own.
     """
     window_ns = None if window == WHOLE else parse_duration(window)
     work = DirtyPass(
@@ -178,8 +191,23 @@ def granularity(
         changed_bytes  i64    their bytes
         amplification  f64    changed bytes / changed bytes at 4 KiB, null where nothing changed
         ============== ====== ================================================================
+
+        In the ``granularity`` of a `measure` in larger blocks than 4 KiB, which cannot tell what
+        changed at 4 KiB, the amplification is null.
+
+    Raises
+    ------
+    InputError
+        As for `measure`, and if ``finest`` is more than 4 KiB.
     """
-    return measure(trace, window, finest, discards=discards).granularity
+    size = parse_size(finest)
+    if size > _BASE:
+        raise InputError(
+            f"finest is {quoted(finest)}: amplification is over what changes at 4 KiB, and cannot "
+            "be told from larger blocks",
+            hint="choose 4KiB or less; larger ones are in the table too",
+        )
+    return measure(trace, window, size, discards=discards).granularity
 
 
 def run_lengths(
@@ -205,8 +233,11 @@ def run_lengths(
         volume         u32    id of the volume, null for all together
         from_bytes     i64    the runs are at least so long and shorter than twice that
         runs           i64    how many
-        changed_bytes  i64    bytes in them
+        changed_bytes  i64    bytes of the changed blocks in them
         ============== ====== ================================================================
+
+        Where runs with a gap between them count as one, its length counts what lies between
+        them, and its changed bytes do not.
     """
     return measure(trace, window, block_size, discards=discards).run_lengths
 
@@ -240,12 +271,32 @@ def dispersion(
         mean_extent_bytes  f64    unique bytes / extents
         extents_per_gib    f64    extents / GiB changed
         fragmentation      f64    extents / changed blocks: 1 where every one stands alone
-        span_bytes         i64    from the first changed byte to the last
+        span_bytes         i64    bytes from the first changed block to the last, both included;
+                                  over all volumes the sum of theirs
         regions            i64    4 MiB regions with a change
-        region_fill        f64    share of these regions that changed
+        region_fill        f64    unique bytes / bytes of these regions
         dispersion_index   f64    variance / mean of changed blocks per 4 MiB region of the span:
                                   1 for changes strewn at random, more where they cluster
         ================== ====== ============================================================
+
+    Notes
+    -----
+    What each says of the price of a backup, which reads what changed and nothing else:
+
+    - ``fragmentation`` is what reading costs besides bytes: seeks and requests, a changed block.
+      At 1 each block costs one of its own; at 1/16 sixteen blocks share one. Defined here;
+      ``extents_per_gib`` is the same for each byte.
+    - ``region_fill`` is what reading neighbours together costs in bytes: a backup that reads or
+      sends whole regions of 4 MiB handles 1 / region_fill bytes for each that changed, and
+      1 - region_fill of them in vain. Defined here; see `granularity` for other sizes.
+    - ``span_bytes`` is how far a reader travels over the volume from the first change to the last,
+      and with that how much of a map of changes has to be looked at: span / 4 MiB regions, of
+      which ``regions`` hold any. Defined here. Volumes are read one after another, so that
+      over all of them it is a sum, and may be more than any one of them is long.
+    - ``dispersion_index`` is the variance-to-mean ratio of Cox and Lewis (see the module), of
+      counts in regions in place of intervals of time: high where a few regions hold most of what
+      changed and large reads pay there, about 1 where they pay nowhere in particular. Over all
+      volumes the regions of their spans are taken together.
     """
     return measure(trace, window, block_size, gap=gap, discards=discards).dispersion
 
@@ -307,7 +358,7 @@ def _granularity(result: DirtyResult) -> pl.DataFrame:
             "blocks": blocks.reshape(-1),
         }
     ).with_columns((pl.col("blocks") * pl.col("block_size")).alias("changed_bytes"))
-    base = pl.col("changed_bytes").filter(pl.col("block_size") == max(4096, result.block_size))
+    base = pl.col("changed_bytes").filter(pl.col("block_size") == _BASE)
     return frame.with_columns(
         (pl.col("changed_bytes") / base.first().over("volume"))
         .fill_nan(None)  # where nothing changed

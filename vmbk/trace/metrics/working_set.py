@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from vmbk.errors import InputError
 from vmbk.progress import progress
-from vmbk.trace.metrics.dirty import CHANGES, WRITES
+from vmbk.trace.metrics.dirty import CHANGES, WRITES, checked_count
 from vmbk.trace.metrics.leaves import Leaves, Places
 from vmbk.trace.schema import Op, Volume
-from vmbk.units import parse_size, quoted
+from vmbk.units import parse_size
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,10 +64,11 @@ class BlockPass:
         )
         self.volumes, self.block_size = self._leaves.volumes, block_size
         count = len(self.volumes)
-        if regions < 1 or regions * count > _MOST_REGIONS:
+        regions = checked_count(regions, _MOST_REGIONS, "regions")
+        if regions * count > _MOST_REGIONS:
             raise InputError(
-                f"{quoted(regions)} regions of each of {count} volumes: at least 1, and at most "
-                f"{_MOST_REGIONS} of all volumes together are counted"
+                f"{regions} regions of each of {count} volumes: at most {_MOST_REGIONS} of all "
+                "volumes together are counted"
             )
         self._places = Places(self.volumes)
         self._mask = CHANGES if discards else WRITES
@@ -88,7 +89,7 @@ class BlockPass:
         Raises
         ------
         InputError
-            If they touch more than 2**34 blocks.
+            If they touch too many blocks, as `working_set` says.
         """
         from vmbk.kernels.requests import touch_blocks
 
@@ -123,8 +124,8 @@ def working_set(
     ----------
     trace : Trace
     points : int
-        How often they are looked at, at equal times; where the trace has no clock, after equal
-        numbers of requests.
+        How often they are looked at, at equal times from the first request to the last; where
+        the trace has no clock, or no time goes by, after equal numbers of requests.
     block_size : str or int
         Bytes: a power of two from 512 B to 4 MiB.
     discards : bool
@@ -138,7 +139,8 @@ def working_set(
 
         ================ ====== ==============================================================
         volume           u32    id of the volume, null for all together
-        time_s           f64    s since the start of the trace, this moment included
+        time_s           f64    s since the start of the trace, this moment included; 0 where it
+                                has no clock
         requests         i64    requests of the trace up to then, of all volumes
         read_bytes       i64    bytes of the blocks read so far, each once
         write_bytes      i64    bytes of the blocks written so far, each once
@@ -150,12 +152,18 @@ def working_set(
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 2**34 blocks were touched.
+        If a value is outside its bounds, more than 2**26 leaves were touched, or there is no
+        memory for them.
+
+    Notes
+    -----
+    Leaves are made of 256 blocks that lie together, when one of them is first touched, and take 96
+    bytes each and some 20 to 40 to be found: 2**26 of them hold 2**34 blocks (64 TiB at 4 KiB) that
+    lie end to end, and 2**26 (256 GiB) that lie strewn.
     """
     import polars as pl
 
-    if not 1 <= points <= _MOST_POINTS:
-        raise InputError(f"{quoted(points)} points: from 1 to {_MOST_POINTS} are allowed")
+    points = checked_count(points, _MOST_POINTS, "points")
     work = BlockPass(trace.volumes, block_size=parse_size(block_size), discards=discards)
     stops, times = _points(trace, points)
     rows: list[tuple[int, NDArray[np.intp], NDArray[np.int64]]] = []
@@ -198,10 +206,11 @@ def working_set(
 def _points(trace: Trace, points: int) -> tuple[list[int], list[int]]:
     """After how many requests to look, and the times in ns of these points."""
     time_ns = trace.requests.time_ns
-    last = int(time_ns[-1]) if len(trace) else 0
-    if last == 0:
-        return [(k + 1) * len(trace) // points for k in range(points)], [0] * points
-    times = [(k + 1) * last // points for k in range(points)]
+    clock = trace.metadata.clock != "none" and len(trace) > 0
+    first, last = (int(time_ns[0]), int(time_ns[-1])) if clock else (0, 0)
+    if first == last:
+        return [(k + 1) * len(trace) // points for k in range(points)], [last] * points
+    times = [first + (k + 1) * (last - first) // points for k in range(points)]
     return np.searchsorted(time_ns, times, side="right").tolist(), times
 
 
@@ -242,7 +251,8 @@ def spatial(
     Raises
     ------
     InputError
-        If a value is outside its bounds, or more than 2**34 blocks were touched.
+        If a value is outside its bounds, more than 2**26 leaves were touched, or there is no
+        memory for them. Leaves are those of `working_set`.
     """
     import polars as pl
 

@@ -19,9 +19,15 @@ from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.trace.schema import Op, Volume
 from vmbk.trace.synthesis.generate import synthesise
-from vmbk.trace.synthesis.measure import BLOCK, end_ns, figures, sequential
+from vmbk.trace.synthesis.measure import BLOCK, figures, sequential, span_ns
+from vmbk.trace.synthesis.places import Union
+from vmbk.trace.synthesis.plan import expected_working_set
+from vmbk.trace.synthesis.report import compare
 from vmbk.trace.synthesis.spec import (
+    MOST_DURATION,
     MOST_REQUEST,
+    MOST_REQUESTS,
+    MOST_VOLUME_SIZE,
     MOST_VOLUMES,
     Mix,
     Spec,
@@ -30,7 +36,7 @@ from vmbk.trace.synthesis.spec import (
     Workload,
 )
 from vmbk.trace.table import Requests, Trace
-from vmbk.units import KIB
+from vmbk.units import KIB, format_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,6 +63,8 @@ _JUDGED: Final = {
 }
 """Metrics by which trials are compared, with what each counts: what a backup costs comes first."""
 
+_DAY: Final = 86_400 * 10**9
+
 Ints = NDArray[np.int64]
 
 
@@ -68,8 +76,34 @@ class Fit:
     ----------
     spec : Spec
     frame : polars.DataFrame
-        ``metric``; ``original``, ``synthetic``: its value on each; ``difference``: synthetic over
-        original, less 1; null where the original is 0. What each metric is: `measure.figures`.
+        ``metric``; ``original``, ``synthetic``: its value on each, null where there is nothing to
+        measure; ``difference``: synthetic over original, less 1; null where the original is 0 or
+        a value is null. Times count from a trace's first request. All are over all volumes:
+
+        ============================ =========================================================
+        requests                     without marks
+        duration_s                   s from the first to the last
+        writes_per_flush             0 without a flush
+        write_share to               as `vmbk.profile` has them, with windows of a minute
+        sequential_share
+        sequential_writes            share of the writes that begin where one of the volume's 32
+                                     writes before them ended
+        unique_bytes, rewrite_ratio  as `vmbk.churn` has them of the whole trace
+        extents, mean_extent_bytes,  as `vmbk.dispersion` has them of the whole trace, in blocks
+        extents_per_gib,             of 4 KiB
+        region_fill,
+        dispersion_index
+        amplification_64k, _2m       as `vmbk.granularity`
+        interval_cost                as `vmbk.interval_cost`, of a tenth of the duration
+        interval_cost_1m, ...        of those intervals that are shorter than the original
+        top_1, top_10                share of the writes that begin in the most written 1 % and
+                                     10 % of the blocks in which writes begin
+        updated_share to             as ``coverage`` of `vmbk.updates`; null where more is written
+        interval_p90                 than that follows
+        read_size_distance,          0 of the original; of the synthetic the share of requests
+        write_size_distance          whose length would have to go to another power of two
+        run_length_distance          so too, of the bytes changed, by the length of their run
+        ============================ =========================================================
     """
 
     spec: Spec
@@ -80,12 +114,16 @@ class Fit:
         return {"metrics": self.frame.to_dicts(), "spec": self.spec.digest}
 
     def _repr_html_(self) -> str:
-        rows = [
-            [metric, f"{a:,.6g}", f"{b:,.6g}", "" if d is None else f"{d:+.1%}"]
-            for metric, a, b, d in self.frame.rows()
-        ]
         header = ["metric", "original", "synthetic", "difference"]
-        return table("Fit of a synthetic trace", header, rows)
+        return table("Fit of a synthetic trace", header, self.shown())
+
+    def shown(self) -> list[list[str]]:
+        """The rows of `frame` as people read them."""
+        return [
+            [metric, *("" if value is None else f"{value:,.6g}" for value in values),
+             "" if off is None else f"{off:+.1%}"]
+            for metric, *values, off in self.frame.rows()
+        ]  # fmt: skip
 
 
 def fit(trace: Trace, *, seed: int = 0) -> Fit:
@@ -103,27 +141,40 @@ def fit(trace: Trace, *, seed: int = 0) -> Fit:
     Raises
     ------
     InputError
-        If the trace has no request, too many volumes, or volumes that are too large.
+        If the trace has no request or lasts longer than 366 days, or it has too many volumes or
+        ones that are larger than 1 PiB.
     """
-    import polars as pl
-
     used = [v for v in trace.volumes if v.size >= 512]
     if not len(trace) or not used:
         raise InputError("a trace without requests cannot be fitted")
-    if len(used) > MOST_VOLUMES:
-        raise InputError(f"{len(used)} volumes, at most {MOST_VOLUMES} can be fitted")
-    original = figures(trace)
-    duration = end_ns(trace)
+    duration = span_ns(trace)
+    _check(trace, used, duration)
     volumes = tuple(_fit_volume(trace, v, i, duration, seed) for i, v in enumerate(used))
     spec = Spec(duration, volumes, seed, doc="Fitted to a trace.")
-    made = figures(synthesise(spec))
-    rows = {
-        "metric": list(original),
-        "original": [float(value) for value in original.values()],
-        "synthetic": [float(made[name]) for name in original],
-        "difference": [made[name] / v - 1 if v else None for name, v in original.items()],
-    }
-    return Fit(spec, pl.DataFrame(rows, schema_overrides={"difference": pl.Float64}))
+    return Fit(spec, compare(trace, synthesise(spec)))
+
+
+def _check(trace: Trace, used: list[Volume], duration: int) -> None:
+    """Refuse what no spec can be like, before anything is measured."""
+    if len(used) > MOST_VOLUMES:
+        raise InputError(f"{len(used)} volumes, at most {MOST_VOLUMES} can be fitted")
+    for volume in used:
+        if volume.size > MOST_VOLUME_SIZE:
+            raise InputError(
+                f"volume {quoted(volume.name)} of {format_size(volume.size)} is larger than can be "
+                f"fitted, {format_size(MOST_VOLUME_SIZE)}"
+            )
+    hint = "fit a part of the trace: trace[first:stop]"
+    if duration > MOST_DURATION:
+        raise InputError(
+            f"a trace of {duration / _DAY:,.1f} days is longer than can be fitted, "
+            f"{MOST_DURATION // _DAY} days",
+            hint=hint,
+        )
+    if len(trace) > MOST_REQUESTS:
+        raise InputError(
+            f"{len(trace):,} requests are more than can be fitted, {MOST_REQUESTS:,}", hint=hint
+        )
 
 
 # --- One volume ----------------------------------------------------------------------------------
@@ -139,9 +190,10 @@ def _fit_volume(trace: Trace, volume: Volume, number: int, duration: int, seed: 
         return VolumeSpec(name, size, idle)
     target = covering[0]
     grids = {_grid(one, target, on_grid) for on_grid in _ON_GRID}
+    profile = _profile(one, int(trace.requests.time_ns[0]), duration)
     found = []
     for alignment, shift in sorted(grids):
-        work = _workload(one, target, counts, alignment, shift, size, duration)
+        work = _workload(one, target, counts, alignment, shift, size, profile)
         found.append(_choose_mix(VolumeSpec(name, size, work), one, target, duration, seed))
     return min(found, key=lambda result: result[0])[1]
 
@@ -153,10 +205,10 @@ def _workload(
     alignment: int,
     shift: int,
     size: int,
-    duration: int,
+    profile: tuple[float, ...],
 ) -> Workload:
     """All of the workload but its mix."""
-    lengths, gaps = _extents(one, target, alignment, shift, size)
+    lengths, gaps = _extents(one, target, alignment, shift)
     extents = tuple(int(length) for length in _quantiles(lengths, alignment))
     shape = tuple(float(f"{gap:.6g}") for gap in _quantiles(gaps, 0))
     room = (size - shift) // alignment * alignment
@@ -168,7 +220,7 @@ def _workload(
     discards = counts[Op.DISCARD] + counts[Op.WRITE_ZEROES]
     return Workload(
         requests=sum(counts) - counts[Op.MARK],
-        profile=_profile(one, duration),
+        profile=profile,
         read_share=counts[Op.READ] / max(counts[Op.READ] + counts[Op.WRITE], 1),
         flush_every=_every(counts[Op.WRITE], counts[Op.FLUSH]),
         discard_every=_every(counts[Op.WRITE], discards),
@@ -250,7 +302,7 @@ def _sizes(trace: Trace, ops: tuple[Op, ...], longest: int) -> Weights:
     return tuple((length, float(n)) for length, n in weights.items() if n > least)
 
 
-def _profile(trace: Trace, duration: int) -> tuple[float, ...]:
+def _profile(trace: Trace, first: int, duration: int) -> tuple[float, ...]:
     """Requests in equal parts of the time: minutes, or as fine as there are requests for."""
     parts = min(max(duration // (60 * 10**9), 64), _PARTS, len(trace) // 8)
     if trace.metadata.clock == "none" or parts < 2:
@@ -258,27 +310,20 @@ def _profile(trace: Trace, duration: int) -> tuple[float, ...]:
     counts = np.zeros(parts, np.int64)
     edges = np.array([duration * i // parts for i in range(parts)], np.int64)
     for batch in trace.batches():
-        place = np.searchsorted(edges, batch.time_ns, "right") - 1
+        place = np.searchsorted(edges, batch.time_ns - first, "right") - 1
         counts += np.bincount(place, minlength=parts)
     return tuple(float(count) for count in counts)
 
 
-def _extents(trace: Trace, op: Op, alignment: int, shift: int, size: int) -> tuple[Ints, Ints]:
+def _extents(trace: Trace, op: Op, alignment: int, shift: int) -> tuple[Ints, Ints]:
     """Lengths of the extents of all that was written, and of the gaps between them; ascending."""
-    from vmbk.kernels.bitmap import mark_ranges
-    from vmbk.kernels.extents import bitmap_to_extents, count_extents
-
-    unit = alignment if size // alignment < 1 << 33 else BLOCK
-    blocks = (size - shift) // unit + 2
-    bitmap = np.zeros(-(-blocks // 8), np.uint8)
+    union = Union()
     for batch in _of(trace, (op,)):
-        # The first unit holds what lies before the grid begins.
-        mark_ranges(bitmap, batch.offset - shift + unit, batch.length, unit)
-    count = int(count_extents(bitmap, blocks, 0))
-    offset, length = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    bitmap_to_extents(bitmap, blocks, unit, 0, blocks * unit, offset, length)
-    gaps = offset - np.concatenate([[0], (offset + length)[:-1]])
-    return np.sort(length), np.sort(np.maximum(gaps, 0))
+        start = (batch.offset - shift) // alignment  # -1 is what lies before the grid begins
+        union.add(start, -((shift - batch.offset - batch.length) // alignment))
+    start, stop = union.finish()
+    gaps = start - np.concatenate([[-1], stop[:-1]])
+    return np.sort(stop - start) * alignment, np.sort(gaps) * alignment
 
 
 def _quantiles(values: NDArray[Any], least: int) -> list[float]:
@@ -304,17 +349,18 @@ def _choose_mix(
     share, run, space = _streams(trace)
     median = sorted(length for length, _ in base.workload.sizes)[len(base.workload.sizes) // 2]
     granule = max(4 * KIB, 1 << (min(median, 64 * KIB) - 1).bit_length())
-    trials = _Trials(base, _judged(trace), duration, seed)
+    trials = _Trials(base, figures(trace), duration, seed)
     part = min(_TRIAL_REQUESTS / base.workload.requests, 1.0)
-    found = [
-        trials.nearest(mix, part, _FIRST_TRIALS) for mix in _candidates(share, run, space, granule)
-    ]
+    found = [trials.nearest(mix, part) for mix in _candidates(share, run, space, granule)]
     distance, mix, best = min(found, key=lambda result: result[0])
     if distance < math.inf:
         part = min(_FULL_REQUESTS / base.workload.requests, 1.0)
-        distance, _, best = trials.nearest(mix, part, _LAST_TRIALS)
-    if distance == math.inf:  # no working set makes the ratio of any mix
-        mix = Mix(share, 1 - share, 0.0, run=run)
+        closer, _, best = trials.nearest(mix, part, last=True)
+    else:
+        closer, mix = distance, Mix(share, 1 - share, 0.0, run=run)
+    if closer < math.inf:
+        distance = closer
+    else:  # no working set makes the ratio: the one that was measured
         best = replace(base, workload=replace(base.workload, mix=mix))
     return distance, best
 
@@ -328,16 +374,20 @@ class _Trials:
     duration: int
     seed: int
 
-    def nearest(self, mix: Mix, part: float, trials: int) -> tuple[float, Mix, VolumeSpec]:
+    def nearest(
+        self, mix: Mix, part: float, *, last: bool = False
+    ) -> tuple[float, Mix, VolumeSpec]:
         """The least distance with this mix, the mix, and the volume.
 
-        What the model leaves out (requests that overlap, edges of extents) shifts the rewrite
-        ratio and the sequential share; how far a trial has them wrong corrects the next.
+        What the model leaves out (requests that overlap, edges of extents) shifts the sequential
+        share and the share of the written bytes that is unique; how far a trial has them wrong
+        corrects the next. That share and not the rewrite ratio is what trials are to reach: the
+        ratio is one of blocks, and how many blocks a write touches depends on how it lies on them.
         """
         best, distance = self.base, math.inf
         ratio, in_streams = self.wanted["rewrite_ratio"], mix.sequential
         rest = max(mix.uniform + mix.zipf, 1e-9)
-        for _ in range(trials):
+        for _ in range(_LAST_TRIALS if last else _FIRST_TRIALS):
             part_of_rest = (1 - in_streams) / rest
             changed = replace(
                 mix,
@@ -345,7 +395,7 @@ class _Trials:
                 uniform=mix.uniform * part_of_rest,
                 zipf=mix.zipf * part_of_rest,
             )
-            volume, found = self._trial(changed, ratio, part)
+            volume, found = self._trial(changed, ratio, part, last)
             if not found:
                 break
             if (far := self._distance(found)) < distance:
@@ -355,18 +405,25 @@ class _Trials:
             in_streams = min(max(in_streams, 0.0), 0.999)
         return distance, mix_of_best if distance < math.inf else mix, best
 
-    def _trial(self, mix: Mix, ratio: float, part: float) -> tuple[VolumeSpec, dict[str, float]]:
+    def _trial(
+        self, mix: Mix, ratio: float, part: float, last: bool
+    ) -> tuple[VolumeSpec, dict[str, float]]:
         """The volume with a mix and a rewrite ratio, and its figures; none if it cannot be."""
         work = replace(
             self.base.workload, mix=mix, working_set=0, rewrite_ratio=min(max(ratio, 1.0), 1e9)
         )
         volume = replace(self.base, workload=work)
         spec = Spec(self.duration, (volume,), self.seed)
+        spec = spec.with_requests(max(round(spec.requests * part), 1))
         try:
-            made = synthesise(spec.with_requests(max(round(spec.requests * part), 1)))
+            if not last:  # what is expected will do
+                work = spec.volumes[0].workload
+                line = expected_working_set(spec.volumes[0])
+                work = replace(work, working_set=line, rewrite_ratio=0.0)
+                spec = replace(spec, volumes=(replace(volume, workload=work),))
+            return volume, figures(synthesise(spec))
         except InputError:  # no working set makes this ratio of this mix
             return volume, {}
-        return volume, _judged(made)
 
     def _distance(self, found: dict[str, float]) -> float:
         """How far two traces are apart: the metrics' ratios, as logarithms, weighed and added."""
@@ -374,16 +431,6 @@ class _Trials:
             weight * abs(math.log(max(found[name], 0.01) / max(self.wanted[name], 0.01)))
             for name, weight in _JUDGED.items()
         )
-
-
-def _judged(trace: Trace) -> dict[str, float]:
-    """The figures, and the share of the written bytes that is unique.
-
-    That share and not the rewrite ratio is what trials are to reach: the ratio is one of blocks,
-    and how many blocks a write touches depends on how it lies on their grid.
-    """
-    found = figures(trace)
-    return found | {"unique_share": found["unique_bytes"] / max(found["write_bytes"], 1)}
 
 
 def _candidates(share: float, run: int, space: float, granule: int) -> Iterator[Mix]:

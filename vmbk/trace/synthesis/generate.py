@@ -23,13 +23,11 @@ from vmbk.progress import Advance
 from vmbk.trace.schema import Op, Volume
 from vmbk.trace.spool import Spool
 from vmbk.trace.synthesis.intensity import arrival_curve, exponential_table
+from vmbk.trace.synthesis.places import SLICE_ROWS, Places
 from vmbk.trace.synthesis.plan import Plan, plan_volume
-from vmbk.trace.synthesis.spec import Content, Spec
+from vmbk.trace.synthesis.spec import Content, Spec, check
 from vmbk.trace.synthesis.tables import Choices, mix
 from vmbk.trace.table import Trace
-
-SLICE_ROWS: Final = 1 << 15
-"""Requests made at a time. It is a part of what a spec means: another number, another trace."""
 
 _TASK_SLICES: Final = 8
 """Slices that a thread makes at a time."""
@@ -78,6 +76,7 @@ def synthesise(
     StorageError
         If temporary files cannot be written.
     """
+    check(isinstance(spec, Spec), "spec", spec, "a Spec; Spec.load makes one of a name or file")
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     # With many volumes each has its own tasks under way: fewer and smaller ones.
     task_slices = max(_TASK_SLICES // len(spec.volumes), 1) if task_slices is None else task_slices
@@ -149,9 +148,8 @@ class _Source:
         self._duration = spec.duration
         self._exponential = exponential_table(EXPONENTIAL_CELLS)
         self._pool, self._ahead, self._task_slices = pool, ahead, task_slices
-        self._slices = -(-plan.requests // SLICE_ROWS)
-        names = ("kind", "place", "inner", "layout", "gap", "burst")
-        self._keys = {name: np.uint64(mix(plan.key, 2, i)) for i, name in enumerate(names)}
+        self._places = Places(plan)
+        self._slices, self._keys = self._places.slices, self._places.keys
 
     def tasks(self) -> Iterator[Rows]:
         """All requests, some slices at a time."""
@@ -173,7 +171,7 @@ class _Source:
             kind = np.empty(SLICE_ROWS, np.int64)
             for index in self._range(number):
                 some = kind[: self._plan.requests - index * SLICE_ROWS]
-                self._draw(index, some)
+                self._places.draw(index, some)
                 tally_kinds(some, kinds.counter, kinds.weight, totals[index + 1])
 
         for _ in _in_order(count, -(-self._slices // self._task_slices), self._pool, self._ahead):
@@ -183,15 +181,6 @@ class _Source:
     def _range(self, task: int) -> range:
         first = task * self._task_slices
         return range(first, min(first + self._task_slices, self._slices))
-
-    def _draw(self, index: int, out: NDArray[np.int64]) -> None:
-        """Kinds of the requests of a slice."""
-        from vmbk.kernels.synthesis import draw_kinds
-
-        choices = self._plan.kinds.choices
-        draw_kinds(
-            self._keys["kind"], index * SLICE_ROWS, choices.bits, choices.edges, choices.guide, out
-        )  # fmt: skip
 
     def _make_task(self, task: int) -> Rows:
         slices = self._range(task)
@@ -219,24 +208,12 @@ class _Source:
         return rows
 
     def _make_slice(self, index: int, out: Rows) -> None:
-        from vmbk.kernels.synthesis import advance_kinds, arrival_times, lay_out, line_places
+        from vmbk.kernels.synthesis import arrival_times
 
         plan, kinds, first = self._plan, self._plan.kinds, index * SLICE_ROWS
         # Columns that are made last hold what is needed before: no memory beside the result.
-        kind, cursor, place = out["time_ns"], out["length"], out["offset"]
-        self._draw(index, kind)
-        advance_kinds(kind, kinds.counter, kinds.weight, self._before[index].copy(), cursor)
-        line_places(
-            self._keys["place"], first, kind, cursor, kinds.pattern, kinds.start, kinds.slots,
-            kinds.slot_bits, kinds.step, kinds.units, plan.hot_slots, plan.hot_threshold,
-            plan.ranks.bits, plan.ranks.edges, plan.ranks.guide, plan.rank_low,
-            plan.rank_count, place,
-        )  # fmt: skip
-        lay_out(
-            self._keys["layout"], place, kind, kinds.units, plan.layout.lengths, plan.layout.gaps,
-            plan.layout.guide, plan.layout.guide_shift, plan.layout.span, plan.alignment,
-            plan.shift, place,
-        )  # fmt: skip
+        kind = out["time_ns"]
+        self._places.make(index, self._before[index].copy(), kind, out["length"], out["offset"])
         for name in ("op", "length", "flags"):
             np.take(getattr(kinds, name), kind, out=out[name], mode="clip")
         arrival_times(

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from vmbk.errors import InputError
 from vmbk.trace.schema import Flag, Op
+from vmbk.trace.synthesis.places import written_units
 from vmbk.trace.synthesis.spec import VolumeSpec, Workload
 from vmbk.trace.synthesis.tables import Choices, Ints, Ranks, mix
 from vmbk.trace.synthesis.working_set import (
     Layout,
+    expected_line,
     lay_out_working_set,
     operations,
     size_shares,
@@ -83,27 +85,61 @@ def plan_volume(volume: VolumeSpec, number: int, seed: int) -> Plan:
 
 def _plan(volume: VolumeSpec, key: int) -> Plan:
     work, room = volume.workload, (volume.size - volume.workload.shift) // volume.workload.alignment
-    need = -(-work.largest // work.alignment)
+    need, granule = _units(work)
     if need > room:
         raise InputError(
             f"a request of {format_size(work.largest)} does not fit in {format_size(volume.size)}"
         )
-    granule = max(-(-work.mix.granule // work.alignment), 1) if work.mix.granule else need
     line = work.working_set // work.alignment
+
+    def assemble(requests: int, line: int) -> Plan:
+        return _assemble(work, key, requests, line, room, need, granule)
+
     if work.rewrite_ratio:
-        line = solve_working_set(work, need, room, granule)
+        line = solve_working_set(
+            work, need, room, granule, lambda *sizes: written_units(assemble(*sizes))
+        )
     if line < need:
         raise InputError(
             f"the working set of {format_size(line * work.alignment)} holds no request of "
             f"{format_size(work.largest)}",
             hint="declare a larger working set or smaller sizes",
         )
+    return assemble(work.requests, line)
+
+
+def expected_working_set(volume: VolumeSpec) -> int:
+    """The working set in bytes of which the declared rewrite ratio is to be expected.
+
+    Unlike the one that is found by trials, it takes no time.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    work = volume.workload
+    room = (volume.size - work.shift) // work.alignment
+    need, granule = _units(work)
+    return expected_line(work, need, room, granule) * work.alignment
+
+
+def _units(work: Workload) -> tuple[int, int]:
+    """Units of the largest request, and of a place of zipf and hot_cold."""
+    need = -(-work.largest // work.alignment)
+    return need, max(-(-work.mix.granule // work.alignment), 1) if work.mix.granule else need
+
+
+def _assemble(
+    work: Workload, key: int, requests: int, line: int, room: int, need: int, granule: int
+) -> Plan:
+    """The plan of so many requests over so many units."""
     granule = min(granule, line)
     places = line // granule
     hot = min(max(round(places * work.mix.hot_space), 1), places)
     ranks = Ranks.zipf(places, work.mix.theta)
     return Plan(
-        requests=work.requests,
+        requests=requests,
         key=key,
         kinds=_kinds(work, line, need, granule),
         layout=lay_out_working_set(work, line, room, need, mix(key, 1)),

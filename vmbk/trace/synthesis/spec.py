@@ -71,6 +71,17 @@ def _weights(name: str, values: tuple[float, ...]) -> None:
         check(good, name, value, f"0, or at least {_LEAST_SHARE:g} of the weights' sum")
 
 
+def _kind(name: str, value: object, kind: type) -> None:
+    check(isinstance(value, kind), name, value, f"a {kind.__name__}")
+
+
+def _as_tuple(settings: object, name: str, allowed: str) -> None:
+    """Make a tuple of a list, so that what is frozen stays as it was checked."""
+    value = getattr(settings, name)
+    check(isinstance(value, list | tuple), name, value, allowed)
+    object.__setattr__(settings, name, tuple(value))
+
+
 def _is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8."""
     try:
@@ -208,10 +219,15 @@ class Workload:
     shift : int
         Where the grid begins, below `alignment`, in whole sectors.
     working_set : int
-        Bytes of the volume that requests ever go to. 0: what `rewrite_ratio` asks for.
+        Bytes of the volume that requests may go to. 0: what `rewrite_ratio` asks for. A request
+        that would pass the end of its extent is moved back into it, or on to a longer one. So the
+        first bytes of extents come less often, and where extents are hardly longer than requests,
+        or writes too few, a part of it is never reached.
     rewrite_ratio : float
-        Written bytes over unique bytes written, from which the working set follows; 0 where
-        `working_set` is given.
+        Written bytes over unique bytes written, in whole units of `alignment`, from which the
+        working set follows; 0 where `working_set` is given. It is found by trials, comes within
+        5 %, and is refused where it cannot be reached: the shorter the extents, the more writes
+        overlap.
     extents : tuple of int
         How the working set lies in the volume. One number: the mean length of its extents, whose
         lengths and gaps are exponential. Several: their lengths, each as frequent as the others.
@@ -244,6 +260,10 @@ class Workload:
     def __post_init__(self) -> None:
         _whole("requests", self.requests, 0, MOST_REQUESTS)
         check(self.arrival in ARRIVALS, "arrival", self.arrival, f"one of {', '.join(ARRIVALS)}")
+        _kind("burst", self.burst, Burst)
+        _kind("mix", self.mix, Mix)
+        for name in ("diurnal", "profile", "gaps"):
+            _as_tuple(self, name, "a list of weights")
         check(len(self.diurnal) in (0, 24), "diurnal", self.diurnal, "a list of 24 weights")
         for name in ("diurnal", "profile", "gaps"):
             most = MOST_EXTENTS if name == "gaps" else MOST_WEIGHTS
@@ -275,6 +295,10 @@ class Workload:
                 f"{self.rewrite_ratio:g} cannot stand together",
                 hint="give one of the two; the other follows from it",
             )
+        given: Any = self.extents
+        if type(given) is int:
+            object.__setattr__(self, "extents", (given,))
+        _as_tuple(self, "extents", "a length, or a list of lengths")
         few = len(self.extents) <= MOST_EXTENTS
         check(few, "extents", self.extents, f"a list of at most {MOST_EXTENTS:,} lengths")
         for length in self.extents:
@@ -282,14 +306,21 @@ class Workload:
 
     def _check_sizes(self) -> None:
         for name in ("sizes", "read_sizes", "discard_sizes"):
+            if isinstance(given := getattr(self, name), dict):
+                object.__setattr__(self, name, tuple(given.items()))
+            _as_tuple(self, name, "a table of sizes and weights")
             table = getattr(self, name)
+            pairs = all(isinstance(item, list | tuple) and len(item) == 2 for item in table)
+            check(pairs, name, table, "a table of sizes and weights")
+            table = tuple((length, weight) for length, weight in table)
+            object.__setattr__(self, name, table)
             few = len(table) <= MOST_SIZES and (bool(table) or name != "sizes")
             check(few, name, table, f"a table of 1 to {MOST_SIZES:,} sizes")
             lengths = [length for length, _ in table]
-            check(len(set(lengths)) == len(lengths), name, lengths, "a table of different sizes")
             for length in lengths:
                 _whole(name, length, 512, MOST_REQUEST)
                 check(length % 512 == 0, name, length, "a multiple of 512 bytes")
+            check(len(set(lengths)) == len(lengths), name, lengths, "a table of different sizes")
             if table:
                 _weights(name, tuple(weight for _, weight in table))
 
@@ -326,6 +357,7 @@ class VolumeSpec:
         check(_is_unicode(self.name), "name", self.name, "valid Unicode")
         _whole("size", self.size, 512, MOST_VOLUME_SIZE)
         check(self.size % 512 == 0, "size", self.size, "a multiple of 512 bytes")
+        _kind("workload", self.workload, Workload)
         sector = type(self.sector_size) is int and is_sector_size(self.sector_size)
         check(sector, "sector_size", self.sector_size, "a power of two from 512 to 65536")
         lengths = [length for length, _ in self.workload.sizes + self.workload.read_sizes]
@@ -394,8 +426,12 @@ class Spec:
     def __post_init__(self) -> None:
         _whole("duration", self.duration, 1000, MOST_DURATION)
         _whole("seed", self.seed, 0, (1 << 63) - 1)
+        _as_tuple(self, "volumes", "a list of volumes")
+        _kind("content", self.content, Content)
         some = 1 <= len(self.volumes) <= MOST_VOLUMES
         check(some, "volumes", len(self.volumes), f"a list of 1 to {MOST_VOLUMES} volumes")
+        for volume in self.volumes:
+            _kind("volumes", volume, VolumeSpec)
         _whole("requests of all volumes", self.requests, 0, MOST_REQUESTS)
         text = isinstance(self.doc, str) and len(self.doc) <= 10_000 and _is_unicode(self.doc)
         check(text, "doc", self.doc, "a text of at most 10,000 characters")

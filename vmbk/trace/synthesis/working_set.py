@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
@@ -15,6 +15,13 @@ from vmbk.trace.schema import Op
 from vmbk.trace.synthesis.spec import Weights, Workload
 from vmbk.trace.synthesis.tables import Ints, Ranks, mix, whole_parts
 from vmbk.units import format_size
+
+_TRIAL_WRITES: Final = 1 << 16
+_MOST_TRIAL: Final = 1 << 20
+"""Requests of a trial: so many that enough of them write, but no more than this."""
+_MOST_TRIALS: Final = 12
+_NEAR, _FAR = 0.005, 0.04
+"""How near a trial is to come to the ratio, and how far the best may be from it."""
 
 QUANTILES: Final = 64
 """Extents in a group where only their mean is declared."""
@@ -142,10 +149,16 @@ def _twice(values: list[int]) -> Ints:
 # --- From the rewrite ratio ----------------------------------------------------------------------
 
 
-def solve_working_set(work: Workload, need: int, room: int, granule: int) -> int:
+Trial = Callable[[int, int], tuple[int, int]]
+"""Units that so many requests over so many units write: each as often as it is, and each once."""
+
+
+def solve_working_set(work: Workload, need: int, room: int, granule: int, trial: Trial) -> int:
     """The units over which the declared writes make the declared rewrite ratio.
 
-    They are rounded, so that the last bit of a machine's exponential function does not show.
+    First comes what is to be expected. It leaves out that requests are moved back where their
+    extent ends, and that they overlap within a place of zipf and hot_cold. So trials follow, with
+    all requests or the first of them, and what they find holds for all in proportion.
 
     Parameters
     ----------
@@ -154,11 +167,101 @@ def solve_working_set(work: Workload, need: int, room: int, granule: int) -> int
         Least and most units.
     granule : int
         Units of a place of zipf and hot_cold.
+    trial : callable
 
     Raises
     ------
     InputError
         If no working set makes it.
+    """
+    line, share = expected_line(work, need, room, granule), operations(work)[Op.WRITE]
+    if work.requests * share < 0.5:
+        return line
+    requests = min(work.requests, round(_TRIAL_WRITES / share), _MOST_TRIAL)
+    try:
+        first = expected_line(replace(work, requests=requests), need, room, granule)
+        most = max(_most(work, room) * first // line, need)
+        found, off = _search(work, requests, first, need, most, trial)
+    except InputError:  # so few requests have no such ratio, or need no extent for the longest
+        return line
+    line = max(_rounded(line * found // first), need)
+    if abs(off - 1) > _FAR:
+        raise _impossible(work, line, off > 1, work.rewrite_ratio / off)
+    return line
+
+
+def _search(
+    work: Workload, requests: int, first: int, low: int, high: int, trial: Trial
+) -> tuple[int, float]:
+    """Where trials come nearest to the declared ratio, and how often more than wanted is unique.
+
+    Raises
+    ------
+    InputError
+        If the first of them cannot be made.
+    """
+    line = first
+    tried: dict[int, float] = {}
+    while len(tried) < _MOST_TRIALS and line not in tried:
+        try:
+            total, unique = trial(requests, line)
+        except InputError:
+            if not tried:
+                raise
+            break
+        if not total:
+            return line, 1.0
+        tried[line] = off = unique * work.rewrite_ratio / total
+        if abs(off - 1) <= _NEAR:
+            break
+        low, high = (line, high) if off < 1 else (low, line)
+        line = min(max(_next(tried, line), low), high)
+        if line in tried and high - low > max(low >> 10, 1):
+            line = max(_rounded(math.isqrt(low * high)), low)
+    best = min(tried, key=lambda line: abs(math.log(tried[line])))
+    return best, tried[best]
+
+
+def _next(tried: dict[int, float], line: int) -> int:
+    """The next line to try: where a power law through the last two would be right."""
+    slope = 1.0
+    if len(tried) > 1:
+        before = list(tried)[-2]
+        rise = math.log(tried[line] / tried[before])
+        slope = min(max(rise / math.log(line / before), 0.25), 2.0)
+    factor = min(max(tried[line] ** (-1 / slope), 1 / 8), 8)
+    return _rounded(round(line * factor))
+
+
+def _most(work: Workload, room: int) -> int:
+    """Units of the volume that extents may take: after each of them is a gap of a unit."""
+    if not work.extents:
+        return room
+    length = math.fsum(work.extents) / len(work.extents) / work.alignment
+    return int(room * length / (length + 1))
+
+
+def _rounded(line: int) -> int:
+    """So that the last bit of a machine's exponential function does not show."""
+    return line - line % max(line >> 12, 1)
+
+
+def _impossible(work: Workload, line: int, less: bool, ratio: float) -> InputError:
+    return InputError(
+        f"a rewrite ratio of {work.rewrite_ratio:g} cannot come of these writes: even over "
+        f"{format_size(line * work.alignment)} they make {'less' if less else 'more'} than "
+        f"{ratio:.3g}",
+        hint="change the ratio, the mix, the extents, the number of requests or the volume's size",
+    )
+
+
+def expected_line(work: Workload, need: int, room: int, granule: int) -> int:
+    """The units over which the declared ratio is to be expected; see `solve_working_set`.
+
+    Raises
+    ------
+    InputError
+        If it is nowhere.
     """
     writes = work.requests * operations(work)[Op.WRITE]
     if writes < 0.5:
@@ -167,31 +270,24 @@ def solve_working_set(work: Workload, need: int, room: int, granule: int) -> int
         -(-length // work.alignment) * share for length, share in size_shares(work.sizes)
     )
     wanted = writes * mean / work.rewrite_ratio
-    if work.extents:  # a unit of gap for each extent
-        length = math.fsum(work.extents) / len(work.extents) / work.alignment
-        room = int(room * length / (length + 1))
 
     def unique(line: int) -> float:
         return line * (1 - _untouched(work, writes, mean, line, min(granule, line)))
 
-    low, high = need, max(room, need)
-    for name, line, bad in (
-        ("less", low, unique(low) > wanted), ("more", high, unique(high) < wanted)
-    ):  # fmt: skip
+    low, high = need, max(_most(work, room), need)
+    for line, less, bad in (
+        (low, True, unique(low) > wanted),
+        (high, False, unique(high) < wanted),
+    ):
         if bad:
-            raise InputError(
-                f"a rewrite ratio of {work.rewrite_ratio:g} cannot come of these writes: even over "
-                f"{format_size(line * work.alignment)} they make {name} than "
-                f"{writes * mean / unique(line):.3g}",
-                hint="change the ratio, the mix, the number of requests or the volume's size",
-            )
+            raise _impossible(work, line, less, writes * mean / unique(line))
     while high - low > max(high >> 14, 1):
         middle = (low + high) // 2
         if unique(middle) < wanted:
             low = middle
         else:
             high = middle
-    return max(high - high % max(high >> 12, 1), need)
+    return max(_rounded(high), need)
 
 
 def _untouched(work: Workload, writes: float, mean: float, line: int, granule: int) -> float:
