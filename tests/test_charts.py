@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from vmbk import charts
+from vmbk import charts, churn, run_lengths
 from vmbk.charts import readings
 from vmbk.charts.style import STAGE_COLOURS
 from vmbk.charts.svg import inline
@@ -27,6 +27,7 @@ from vmbk.charts.tables import (
 )
 from vmbk.errors import InputError, VmbkError
 from vmbk.study.results import DETECTOR_ORDER, RUN_LENGTH_CLASSES, SCHEMA, StudyResult
+from vmbk.trace import open_trace
 from vmbk.units import format_size
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -642,3 +643,53 @@ def test_notebook_setup_draws_svg_and_shows_frames_alike(
     assert "i64" not in shown
     assert "6,291,456" in shown
     assert os.environ["VMBK_PROGRESS"] == "0"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_study_chart_says_which_columns_it_needs(name: str) -> None:
+    trace = open_trace("ext4-sqlite")
+    own = {"stage_times": "prepare_seconds", "run_lengths": "run_lengths"}.get(name, "bytes")
+    for table in (churn(trace, "1s"), run_lengths(trace, "1s")):
+        with pytest.raises(InputError, match="the chart needs the columns dataset, ") as caught:
+            draw(name, table)
+        assert own in str(caught.value)
+        assert re.search("lacks (all of them|dataset, interval)", str(caught.value))
+    if name == "run_lengths":
+        assert "charts.changed_runs" in str(caught.value)
+    if name == "sent_over_time":
+        assert "charts.sent_so_far" in str(caught.value)
+    with pytest.raises(InputError, match=r"this table lacks interval\n"):
+        draw(name, study_rows().drop("interval"))
+    with pytest.raises(InputError, match=r"pass its \.rows"):
+        draw(name, study())  # type: ignore[arg-type]
+
+
+def test_labels_beside_bars_stay_in_their_panel() -> None:
+    """The longest bar may have the longest label."""
+    rows = study_rows().with_columns(
+        (pl.col("reported_bytes") * pl.when(pl.col("backup") > 0).then(10).otherwise(1))
+        .alias("reported_bytes")
+    )  # fmt: skip
+    for chosen in (rows, rows.filter(dataset="ext4-sqlite", interval="25%")):
+        chart = charts.reported_against_compare(chosen)
+        drawn = chart_rows(chart)
+        assert any(r["label"].endswith(" beyond") for r in drawn)
+        spec = json.loads(json.dumps(chart.to_dict()))["spec"]
+        width = spec["width"]
+        top = spec["layer"][0]["encoding"]["x"]["scale"]["domain"][1]
+        for row in drawn:
+            assert row["end"] / top * width + 6 + 6 * len(row["label"]) <= width
+
+
+@pytest.mark.parametrize("what", ["x", None, 5, pl.DataFrame({"a": [1]})])
+def test_what_is_no_chart_is_not_drawn(what: Any) -> None:
+    with pytest.raises(InputError, match="is not a chart"):
+        charts.to_svg(what)
+
+
+@pytest.mark.parametrize("what", ["x", None, 5])
+def test_outcomes_are_a_table(what: Any) -> None:
+    with pytest.raises(InputError, match="a chart needs a table"):
+        charts.outcomes(what)
+    with pytest.raises(InputError, match=r"pass its \.outcomes"):
+        charts.outcomes(study())  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from vmbk.trace import Op, Trace, Volume, open_trace
 from vmbk.trace.explain import Explanation
 from vmbk.trace.metrics.requests import profile, request_sizes
 from vmbk.trace.metrics.windows import granularity
+from vmbk.trace.wording import share, times
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 HOUR = 3600 * 10**9
@@ -175,20 +176,21 @@ def test_discards_may_dwarf_the_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clock", "interval", "why"),
+    ("clock", "interval", "verdict", "why"),
     [
-        ("none", "1h", "the trace has no clock"),
-        ("exact", "whole", "all of the trace is taken as one interval"),
-        ("exact", "1d", "the trace covers 2 h 0 min, less than one interval"),
+        ("none", "1h", "unknown", "the trace has no clock"),
+        ("exact", "whole", "note", "All of the trace is one interval, which has no "),
+        ("exact", "1d", "unknown", "the trace covers 2 h 0 min, less than one interval of 1 d;"),
     ],
 )
 def test_without_a_course_of_time_nothing_is_said_about_it(
-    clock: str, interval: str, why: str
+    clock: str, interval: str, verdict: str, why: str
 ) -> None:
     times = [0, 0, 0] if clock == "none" else [0, HOUR, 2 * HOUR - 1]
     trace = one_volume([(t, 1, i * MIB, MIB) for i, t in enumerate(times)], clock=clock)
     found = explain(trace, interval)
-    assert found["hours"].verdict == found["frequency"].verdict == "unknown"
+    assert found["hours"].verdict == found["frequency"].verdict == verdict
+    assert ("shorter" in str(found)) == (interval == "1d")
     assert found["hours"].figures == found["frequency"].figures == {}
     assert why in found["hours"].sentence
     assert why in found["frequency"].sentence
@@ -255,11 +257,95 @@ def test_intervals_of_a_nanosecond() -> None:
 def test_several_volumes_are_told_apart() -> None:
     found = explain(trace_of([(0, 1, 0, 0, MIB), (5, 1, 1, 8 * MIB, 3 * MIB)]), 1e-9)
     assert found["volumes"].figures["volumes"] == [
-        {"volume": IDS[1], "unique_bytes": 3 * MIB, "share": 0.75},
-        {"volume": IDS[0], "unique_bytes": MIB, "share": 0.25},
+        {"volume": IDS[1], "unique_bytes": 3 * MIB, "share": 0.75, "name": f"disk {IDS[1]}"},
+        {"volume": IDS[0], "unique_bytes": MIB, "share": 0.25, "name": f"disk {IDS[0]}"},
     ]
-    assert found["volumes"].sentence == "Of what changes, volume 70 has 75% and volume 3 has 25%."
-    assert "75% from 8 MiB on of volume 70" in found["regions"].sentence
+    assert found["volumes"].sentence == (
+        "Of what changes, volume disk 70 has 75% and volume disk 3 has 25%."
+    )
+    assert "75% from 8 MiB on of volume disk 70" in found["regions"].sentence
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("data", "log"), ("volume data has", "volume log has")),
+        (("x", "x"), ("volume x (id 0) has", "volume x (id 1) has")),
+        (("a\x1b[31m", ""), (r"volume 'a\x1b[31m' has", "volume '' has")),
+        (("n" * 99, " "), (f"volume 'nnnnnnnnnnnnnnn…{'n' * 15}' has", "volume ' ' has")),
+    ],
+)
+def test_volumes_are_named(names: tuple[str, str], shown: tuple[str, str]) -> None:
+    volumes = [Volume(id, name, 1 << 30) for id, name in enumerate(names)]
+    trace = Trace.from_columns(
+        volumes=volumes, time_ns=np.arange(2), op=np.ones(2, np.int8),
+        volume=np.arange(2, dtype=np.uint32), offset=np.zeros(2, np.int64),
+        length=np.array([8192, 4096]), clock="exact",
+    )  # fmt: skip
+    found = explain(trace)
+    for words in shown:
+        assert words in found["volumes"].sentence
+    assert str(found).replace("\n", "").isprintable()
+
+
+def test_a_trace_shorter_than_an_interval_says_so_first() -> None:
+    """Two discards of mkfs are no ground for what an hour would be like."""
+    found = explain(open_trace("ext4-sqlite"), "1h")
+    assert found.duration_s == found.to_dict()["duration_s"] == pytest.approx(15.1, abs=0.1)
+    assert found.summary == (
+        "The trace covers only 15.1 s of an interval of 1 h; going by that, incrementals would be "
+        "large because of discards."
+    )
+    assert explain(open_trace("ext4-sqlite"), "15s").summary.startswith("Incrementals every 15 s ")
+    quiet = explain(one_volume([(0, 0, 0, 4096), (HOUR // 2, 0, 0, 4096)]))
+    assert quiet.summary == (
+        "The trace covers only 30 min of an interval of 1 h; going by that, nothing here makes "
+        "incrementals large or slow."
+    )
+    assert explain(one_volume([(0, 0, 0, 1)], clock="none")).duration_s is None
+
+
+def test_almost_an_interval_is_not_one_that_looks_the_same() -> None:
+    trace = one_volume([(0, 1, 0, MIB), (HOUR - HOUR // 36000, 1, 8 * MIB, MIB)])
+    found = explain(trace)
+    wanted = "the trace covers 100 ms less than one interval of 1 h; choose a shorter one"
+    assert wanted in found["hours"].sentence
+    assert wanted in found["frequency"].sentence
+    assert found.summary.startswith(("Incrementals every 1 h", "Nothing here makes"))
+    assert "at this pace 48 MiB a day" in found["change"].sentence  # an hour, less a breath
+    short = explain(one_volume([(0, 1, 0, MIB), (HOUR * 59 // 60, 1, 8 * MIB, MIB)]))
+    assert "the trace covers only 59 min" in short["change"].sentence
+
+
+@pytest.mark.parametrize(
+    ("small", "shown", "verdict"),
+    [(497, "49.7%", "fine"), (500, "50%", "slow"), (503, "50.3%", "slow"), (300, "30%", "fine"),
+     (1, "under 1%", "fine"), (999, "over 99%", "slow")],
+)  # fmt: skip
+def test_other_verdicts_have_other_figures(small: int, shown: str, verdict: str) -> None:
+    """What rounds to the limit and is not it has a digit more."""
+    requests = [(i, 1, i * MIB, 4096 if i < small else 8192) for i in range(1000)]
+    finding = explain(one_volume(requests), "1us")["small writes"]
+    assert finding.verdict == verdict
+    assert finding.sentence.startswith(f"{shown} of the writes are below 8 KiB, ")
+    assert finding.sentence.endswith("From 50% of small ones on, this is slow.")
+
+
+def test_factors_near_their_limit_have_more_digits() -> None:
+    assert [times(value, 2) for value in (2.0, 1.9999, 2.004, 2.01, 1.5, 2345.678)] == [
+        "2.00", "1.9999", "2.004", "2.01", "1.50", "2,345.68"
+    ]  # fmt: skip
+    assert [share(value, 0.5) for value in (0.5, 0.4999, 0.0, 1.0)] == [
+        "50%", "49.99%", "0%", "100%"
+    ]  # fmt: skip
+
+
+def test_what_all_intervals_find_together_can_be_read() -> None:
+    found = explain(one_volume([(h * HOUR, 1, h * MIB, MIB) for h in range(3)]))
+    assert found["change"].sentence.startswith(
+        "An incremental finds 1 MiB changed on average and 1 MiB at most, all 3 of them together "
+        "3 MiB; at this pace "
+    )
 
 
 @settings(max_examples=25)

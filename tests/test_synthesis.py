@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -691,8 +690,10 @@ WRONG = [None, "x", 1.5, object(), {"a": 1}, {4096}, [None], [[4096]], [(4096, 1
 def test_values_of_wrong_types_are_refused(name: str, value: Any) -> None:
     if isinstance(value, float) and name in ("flush_every", "rewrite_ratio"):
         return
-    with pytest.raises(InputError, match=re.escape(quoted(value)[:12])):
+    with pytest.raises(InputError, match=rf"^{name}: .* is not ") as caught:
         python_spec(**{"working_set": 0 if name == "rewrite_ratio" else MIB, name: value})
+    if not isinstance(value, list | dict | set):
+        assert quoted(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, "x", 3, [None], {}], ids=repr)

@@ -120,6 +120,20 @@ def test_several_volumes_are_fitted_each() -> None:
     assert abs(differences(fitted)["write_bytes"]) < 0.01
 
 
+def test_volumes_of_a_few_long_writes_are_fitted_wherever_they_stand() -> None:
+    """What ratio so few writes can make is chance, and the chance is another for each volume."""
+    rng, rows = np.random.default_rng(0), np.arange(42)
+    trace = Trace.from_columns(
+        volumes=[Volume(i, f"v{i}", MIB) for i in range(6)], op=np.full(42, Op.WRITE),
+        volume=rows % 6, offset=rng.integers(0, 1500, 42) * 512,
+        length=rng.integers(1, 300, 42) * 512, time_ns=rows * 10**9, clock="exact",
+    )  # fmt: skip
+    works = [volume.workload for volume in fit(trace).spec.volumes]
+    assert [work.requests for work in works] == [7] * 6
+    assert any(work.rewrite_ratio for work in works)
+    assert any(work.working_set for work in works)
+
+
 def test_what_cannot_be_fitted_says_so() -> None:
     with pytest.raises(InputError, match="without requests"):
         fit(Trace.from_columns(volumes=[Volume(0, "v", MIB)], op=[], offset=[], length=[]))
@@ -322,7 +336,7 @@ writes = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), min_size=1
 
 @given(writes, st.sampled_from([1, 2, 8]), st.data())
 def test_extents_and_gaps(rows: list[tuple[int, int]], units: int, data: st.DataObject) -> None:
-    """In sectors: units of a grid that begins at a shift; the unit before it holds what is there."""
+    """Of a grid that begins at a shift; one more unit holds what lies before it."""
     shift = data.draw(st.integers(0, units - 1))
     offset, length = (512 * np.array(column) for column in zip(*rows, strict=True))
     trace = Trace.from_columns(volumes=[Volume(0, "v", MIB)], op=np.full(len(rows), Op.WRITE),
@@ -355,11 +369,11 @@ def test_synth_and_fit_as_commands(tmp_path: Path) -> None:
     assert names >= {"rewrite_ratio", "extents", "random_write_share", "distance_p50",
                      "updated_share", "dispersion_index", "interval_cost_1h",
                      "write_size_distance"}  # fmt: skip
-    shown = answer(["trace", "fit", str(made), "-o", str(spec)])
+    shown = answer(["trace", "fit", str(made), "-o", str(tmp_path / "again.toml")])
     assert shown.code == 0
     assert all(f"{name} " in shown.out for name in names)
     assert Spec.load(spec).digest == reply["spec"]
-    assert run("trace", "synth", spec, "-o", made)["requests"] == 2000
+    assert run("trace", "synth", spec, "-o", tmp_path / "again.arrow")["requests"] == 2000
 
 
 @pytest.mark.parametrize(

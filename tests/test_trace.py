@@ -15,6 +15,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import vmbk
 from vmbk.errors import (
     InputError,
     NotFoundError,
@@ -513,3 +514,46 @@ def test_an_empty_trace(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
         write_trace(trace, tmp_path / f"t{suffix}")
         assert read_trace(tmp_path / f"t{suffix}").digest == trace.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *(
+            (name, ())
+            for name in (
+                "activity", "churn", "dispersion", "explain", "fit", "fragmentation", "granularity",
+                "measure", "profile", "regions", "request_sizes", "run_lengths", "spatial",
+                "updates", "working_set",
+            )
+        ),
+        ("interval_cost", (["1h"],)),
+        ("export_trace", ("log", "fio-iolog")),
+        ("write_trace", ("trace.arrow",)),
+    ],
+)  # fmt: skip
+def test_what_is_no_trace_is_refused(name, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("ext4-sqlite", None, 3):
+        with pytest.raises(InputError, match="is no trace"):
+            getattr(vmbk, name)(wrong, *more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shipped_capture_is_not_a_file_but_has_one():
+    with pytest.raises(NotFoundError) as told:
+        vmbk.read_trace("ext4-sqlite")
+    assert (
+        told.value.hint
+        == "a shipped capture has that name: dataset_path('ext4-sqlite') is its file"
+    )
+    with pytest.raises(InputError, match="no path of a trace file"):
+        vmbk.read_trace(None)
+
+
+def test_a_trace_shows_itself_on_one_line():
+    trace = vmbk.read_trace(vmbk.dataset_path("ext4-two-disks"))
+    assert repr(trace) == (
+        "<Trace: 2,128 requests in 59.0 s on 'data' of 96 MiB, 'log' of 32 MiB, with payloads>"
+    )
+    assert repr(trace[:0]).startswith("<Trace: 0 requests in no time on 'data' of 96 MiB")

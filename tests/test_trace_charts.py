@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,10 +17,11 @@ import pytest
 
 from tests.test_charts import chart_rows, texts
 from vmbk import charts, churn, fragmentation, interval_cost
+from vmbk.charts.fragmentation import _powers
 from vmbk.charts.places import MOST_CELLS
 from vmbk.charts.requests import POINTS
 from vmbk.charts.shares import PROFILE
-from vmbk.charts.traces import MOST_BARS, clock_unit
+from vmbk.charts.traces import MOST_BARS, clock_unit, duration_ticks
 from vmbk.errors import InputError
 from vmbk.trace import Op, Trace, Volume
 from vmbk.trace.metrics.regions import regions
@@ -61,8 +63,8 @@ FIGURES: dict[str, tuple[Draw, str, tuple[str, ...]]] = {
         ("ever written", "sent by incrementals so far"),
     ),
     "interval_cost": (
-        lambda t, v, w: charts.interval_cost(interval_cost(t, ["1s", "5s", "1m"]), v),
-        "sent ÷ unique bytes", ("1 s", "5 s", "1 min", "1.00"),
+        lambda t, v, w: charts.interval_cost(interval_cost(t, ["1s", "2s", "5s", "1h"]), v),
+        "sent ÷ unique bytes", ("1 s", "2 s", "5 s", "1 longer than the trace left out"),
     ),
     "amplification": (
         lambda t, v, w: charts.amplification(fragmentation(t).granularity, v),
@@ -358,8 +360,8 @@ def test_costs_are_those_of_the_table(trace: Trace) -> None:
     frame = interval_cost(trace, ["500ms", "1s", "1d"])
     rows = chart_rows(charts.interval_cost(frame))
     together = frame.filter(pl.col("volume").is_null())
-    assert [r["cost"] for r in rows] == together["cost"].to_list()
-    assert [r["every"] for r in rows] == ["500 ms", "1 s", "1 d"]
+    assert [r["cost"] for r in rows] == together["cost"].to_list()[:2]
+    assert [r["every"] for r in rows] == ["500 ms", "1 s"]
     spec = json.dumps(charts.interval_cost(frame).to_dict())
     assert '"type": "log"' in spec
 
@@ -415,3 +417,114 @@ def test_thinned_curves_keep_their_ends() -> None:
     drawn = chart_rows(charts.update_intervals(frame))
     assert len(drawn) <= POINTS + 1
     assert drawn[-1]["to"] == pytest.approx(frame["to_ns"].max() / 1e9)
+
+
+def test_intervals_that_are_longer_than_the_trace_cost_nothing_to_show(trace: Trace) -> None:
+    with pytest.raises(InputError, match="no interval is shorter than the trace") as caught:
+        charts.interval_cost(interval_cost(trace, ["61s", "1h", "7d"]))
+    assert "vmbk.interval_cost(trace, ['1s', '10s'])" in str(caught.value)
+    one = charts.interval_cost(interval_cost(trace, ["1s", "1h"]))
+    assert [r["every"] for r in chart_rows(one)] == ["1 s"]
+    assert "NaN" not in charts.to_svg(one)
+    assert "left out" not in charts.to_svg(charts.interval_cost(interval_cost(trace, ["1s", "2s"])))
+
+
+def test_labels_of_intervals_have_room() -> None:
+    """A week at the intervals that are measured by default: 6 h and 8 h lie close."""
+    found = interval_cost(workload(4)).with_columns(
+        pl.lit(9).alias("windows"), pl.lit(29.5).alias("cost")
+    )
+    svg = charts.to_svg(charts.interval_cost(found))
+    frame = ElementTree.fromstring(svg)
+    ends: dict[str, list[tuple[float, float]]] = {}
+    for mark in frame.iter():
+        words = (mark.text or "").strip()
+        kind = (
+            "cost" if words == "29.50" else "axis" if re.fullmatch(r"\d+ (min|h|d)", words) else ""
+        )
+        place = re.match(r"translate\(([\d.]+),", mark.get("transform", ""))
+        if kind and place:
+            half = 3 * len(words)
+            ends.setdefault(kind, []).append((float(place[1]) - half, float(place[1]) + half))
+    width = float(frame.attrib["width"])
+    for kind, most in (("cost", 13), ("axis", 13)):
+        assert 8 < len(ends[kind]) <= most
+        spans = sorted(ends[kind])
+        assert all(b[0] > a[1] for a, b in pairwise(spans))
+        assert spans[-1][1] < width
+    words = texts(svg)
+    assert {"1 min", "6 h", "12 h", "7 d"} <= set(words)
+    intervals = sorted(set(found["interval_s"]))
+    axis = json.dumps(charts.interval_cost(found).to_dict())
+    assert f'"values": {json.dumps(intervals)}' in axis  # each has a tick
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0.009, 10.5, ["10 ms", "100 ms", "1 s", "10 s"]),
+        (0.5, 90000, ["1 s", "10 s", "1 min", "10 min", "1 h", "1 d"]),
+        (2e-9, 3e-4, ["10 ns", "100 ns", "1 µs", "10 µs", "100 µs"]),
+        (3, 100, ["5 s", "10 s", "20 s", "30 s", "1 min"]),
+        (3.1, 3.2, ["3.1 s", "3.2 s"]),
+    ],
+)
+def test_ticks_of_durations_are_round(low: float, high: float, wanted: list[str]) -> None:
+    assert [tick for tick in duration_ticks(low, high) if not low <= tick <= high] == []
+    frame = pl.DataFrame(
+        {"volume": [None, None], "from_ns": [0, 1], "to_ns": [low * 1e9, high * 1e9],
+         "share": [0.5, 1.0]}, schema_overrides={"volume": pl.UInt32},
+    )  # fmt: skip
+    words = texts(charts.to_svg(charts.update_intervals(frame)))
+    shown = [word for word in words if re.fullmatch(r"[\d.]+ (ns|µs|ms|s|min|h|d)", word)]
+    assert shown == wanted
+
+
+def test_subtitles_tell_windows_and_volumes() -> None:
+    whole = workload(20, volumes=2)
+    for name in ("changed_runs", "amplification"):
+        assert "over all windows" in " ".join(texts(charts.to_svg(draw(name, whole))))
+        assert "; 2 volumes together" in " ".join(texts(charts.to_svg(draw(name, whole))))
+    for name in ("churn_map", "write_map"):
+        words = " ".join(texts(charts.to_svg(draw(name, whole))))
+        assert "volume 0, one of 2 (volume=1 shows the other)" in words
+        words = " ".join(texts(charts.to_svg(draw(name, whole, volume=0))))
+        assert "volume 0, one of 2" in words
+        assert "volume=" not in words
+        words = " ".join(texts(charts.to_svg(draw(name, workload(20, volumes=3)))))
+        assert "volume 0, one of 3 (volume=1 shows another)" in words
+        assert "one of" not in " ".join(texts(charts.to_svg(draw(name, workload(20)))))
+
+
+def test_the_last_step_has_room(trace: Trace) -> None:
+    chart = charts.sent_so_far(churn(trace, 5))
+    ends = [r for r in chart_rows(chart) if r["curve"] == "ever written"][-2:]
+    assert [r["size"] for r in ends] == [ends[0]["size"]] * 2
+    assert ends[0]["from"] == 60
+    assert '"domain": [0.0, 61.8' in json.dumps(chart.to_dict())
+
+
+@pytest.mark.parametrize(("least", "most"), [(4096, 4096), (5000, 9000), (4096, 1 << 22), (1, 1)])
+def test_a_logarithmic_axis_of_sizes_has_several_labels(least: int, most: int) -> None:
+    powers = _powers(pl.Series([least, most]))
+    assert powers[0] <= least <= most <= powers[-1]
+    assert 2 <= len(powers) <= 6
+    assert len(powers) >= 4 or most / least < 8
+
+
+def test_a_chart_says_which_part_it_needs(trace: Trace) -> None:
+    pairs: list[tuple[Any, Any, str]] = [
+        (charts.amplification, fragmentation(trace), "granularity"),
+        (charts.changed_runs, fragmentation(trace), "run_lengths"),
+        (charts.dispersion_over_time, fragmentation(trace), "dispersion"),
+        (charts.dispersion_indices, fragmentation(trace), "dispersion"),
+        (charts.update_intervals, updates(trace), "interval"),
+        (charts.update_distances, updates(trace), "distance"),
+        (charts.update_coverage, updates(trace), "coverage"),
+        (charts.churn_over_time, measure(trace, 1), "churn"),
+    ]
+    for chart, whole, part in pairs:
+        name = type(whole).__name__
+        with pytest.raises(InputError, match=f"needs a table, not a whole {name}") as caught:
+            chart(whole)
+        assert f"pass its .{part}" in str(caught.value)

@@ -47,6 +47,7 @@ _PUBLIC = {
     "measure": "vmbk.trace.metrics.windows",
     "profile": "vmbk.trace.metrics.requests",
     "read_trace": "vmbk.trace.store",
+    "regions": "vmbk.trace.metrics.regions",
     "replay": "vmbk.disk.replay",
     "request_sizes": "vmbk.trace.metrics.requests",
     "restore": "vmbk.pipeline.restore",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from vmbk.trace.formats import import_trace as import_trace
     from vmbk.trace.metrics.fragmentation import fragmentation as fragmentation
     from vmbk.trace.metrics.intervals import interval_cost as interval_cost
+    from vmbk.trace.metrics.regions import regions as regions
     from vmbk.trace.metrics.requests import activity as activity
     from vmbk.trace.metrics.requests import profile as profile
     from vmbk.trace.metrics.requests import request_sizes as request_sizes

@@ -3,7 +3,8 @@
 Those of a study take its results (``StudyResult.rows``, or `vmbk.study.read_results`) or its
 outcomes; those of a trace take a table of `vmbk.trace.metrics`. Each returns a chart that shows
 itself in a notebook. Everything is aggregated in Polars first; a chart holds some hundred rows at
-most. Altair itself is an extra and is loaded on the first call.
+most. `run_lengths` and `sent_over_time` are of a study; what they show of a trace is drawn by
+`changed_runs` and `sent_so_far`. Altair itself is an extra and is loaded on the first call.
 """
 
 from __future__ import annotations

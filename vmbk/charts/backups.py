@@ -56,7 +56,7 @@ def bytes_read(rows: pl.DataFrame) -> alt.FacetChart:
         If Altair is not installed.
     """
     alt = altair()
-    found = with_panels(drilled(incremental(rows)))
+    found = with_panels(drilled(incremental(rows, "scanned_bytes")))
     names, panels = ordered(found["detector"]), panel_names(found)
     divisor, unit = byte_unit(float(found["scanned_bytes"].max()))  # type: ignore[arg-type]
     mean = means(found, ["scanned_bytes"], ["panel", "detector"]).with_columns(
@@ -149,7 +149,7 @@ def bytes_sent(rows: pl.DataFrame) -> alt.FacetChart:
     """
     alt = altair()
     columns = {"reported_bytes": "reported", "changed_bytes": "changed", "sent_bytes": "sent"}
-    found = with_panels(incremental(rows), apart=True)
+    found = with_panels(incremental(rows, *columns), apart=True)
     names, panels = ordered(found["detector"]), panel_names(found)
     mean = means(found, list(columns), ["panel", "detector"])
     values = mean.select(list(columns)).unpivot()["value"]
@@ -253,7 +253,7 @@ def reported_against_compare(rows: pl.DataFrame) -> alt.FacetChart:
         If Altair is not installed.
     """
     alt = altair()
-    found = drilled(incremental(rows))
+    found = drilled(incremental(rows, "reported_bytes", "oracle_block_bytes"))
     others = found.filter(pl.col("detector") != "full")
     left_out = "" if others.is_empty() or len(others) == len(found) else "; full reports all"
     found = with_panels(found if others.is_empty() else others)
@@ -289,7 +289,10 @@ def reported_against_compare(rows: pl.DataFrame) -> alt.FacetChart:
             ).alias("tip")
         )
     )
-    top = max(float(data["end"].max()), 1e-9) * 1.45  # type: ignore[arg-type]
+    # Right of each bar there is room for its label, of some 6 pixels a character.
+    width = panel_width(panels)
+    room = (width - 12 - 6.2 * pl.col("label").str.len_chars()).clip(width / 3)
+    top = max(float(data.select((pl.col("end") * width / room).max()).item()), 1e-9)
     base = alt.Chart().encode(y=detectors(names))
     bars = base.mark_bar(height={"band": 0.62}).encode(
         x=alt.X("size:Q", title=f"reported per backup, {unit}",
@@ -309,9 +312,7 @@ def reported_against_compare(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=6)
         .encode(x="end:Q", text="label:N")
     )
-    chart = alt.layer(bars, labels, data=data).properties(
-        width=panel_width(panels), height=ROW * len(names)
-    )
+    chart = alt.layer(bars, labels, data=data).properties(width=width, height=ROW * len(names))
     return figure(
         chart, panels, "Reported beyond what differs",
         f"Blocks before drill-down, against a comparison of every byte{left_out}",

@@ -5,11 +5,13 @@ Each takes a table of `vmbk.trace.metrics`.
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from vmbk.charts.style import GOOD, MUTED, altair, byte_unit
+from vmbk.charts.style import GOOD, MUTED, WIDE, altair, byte_unit
 from vmbk.charts.tables import sizes
 from vmbk.charts.traces import (
     AGAIN,
@@ -63,7 +65,7 @@ def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
     """
     alt = altair()
     columns = ("window", "start_s", "block_writes", "unique_blocks", "unique_bytes", "new_bytes")
-    found, seconds, each = in_windows(of_volume(frame, volume, columns))
+    found, seconds, each = in_windows(of_volume(frame, volume, columns, part="churn"))
     block = found.filter(pl.col("unique_blocks") > 0).select(
         (pl.col("unique_bytes") // pl.col("unique_blocks")).max()
     )
@@ -116,7 +118,7 @@ def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
     return panel(
         alt.layer(marks, data=data), "What changes over time",
         f"Bytes written in windows of {format_interval(seconds)}{bar}, as {format_size(size)} "
-        f"blocks; {whose(volume)}",
+        f"blocks; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -145,22 +147,27 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
     """
     alt = altair()
     columns = ("window", "start_s", "unique_bytes", "wss_bytes")
-    found, seconds, each = in_windows(of_volume(frame, volume, columns).sort("window"))
+    found, seconds, each = in_windows(
+        of_volume(frame, volume, columns, part="churn").sort("window")
+    )
     curves = {"ever written": "wss_bytes", "sent by incrementals so far": "sent_bytes"}
     found = (
         found.with_columns(pl.col("unique_bytes").cum_sum().alias("sent_bytes"))
         .group_by("bar").agg(pl.col(*curves.values()).last()).sort("bar")
     )  # fmt: skip
-    # Nothing is written before the first window.
-    first = first_bar(found)
+    # Nothing is written before the first window; beyond the last there is room to see its step.
+    first, last = first_bar(found), int(found["bar"][-1])
     start = pl.DataFrame({"bar": [first - 1], "wss_bytes": [0], "sent_bytes": [0]})
-    found = pl.concat([start, found])
-    longest = (int(found["bar"][-1]) + 1) * each * seconds
+    longest = (last + 1 + 0.03 * (last + 1 - first)) * each * seconds
+    found = pl.concat([start, found]).with_columns(
+        ((pl.col("bar") + 1) * each * seconds).cast(pl.Float64).alias("at")
+    )
+    found = pl.concat([found, found[-1:].with_columns(pl.lit(longest).alias("at"))])
     divisor, unit = byte_unit(float(found["sent_bytes"].max()))  # type: ignore[arg-type]
     scale, _ = clock_unit(longest)
     data = pl.concat(
         found.select(
-            ((pl.col("bar") + 1) * each * seconds / scale).alias("from"),
+            (pl.col("at") / scale).alias("from"),
             pl.lit(name).alias("curve"),
             (pl.col(column) / divisor).alias("size"),
             pl.format("{} {} after {}", sizes(column), pl.lit(name),
@@ -180,7 +187,7 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
     return panel(
         alt.layer(lines, data=data), "What had been sent by then",
         f"Blocks ever written, and the sum of what an incremental every {format_interval(seconds)} "
-        f"sends; {whose(volume)}",
+        f"sends; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -209,7 +216,7 @@ def rewrites_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.La
     """
     alt = altair()
     columns = ("window", "start_s", "block_writes", "unique_blocks")
-    found, seconds, each = in_windows(of_volume(frame, volume, columns))
+    found, seconds, each = in_windows(of_volume(frame, volume, columns, part="churn"))
     bars = (
         found.group_by("bar").agg(pl.col("block_writes", "unique_blocks").sum())
         .filter(pl.col("unique_blocks") > 0).sort("bar")
@@ -243,7 +250,7 @@ def rewrites_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.La
     return panel(
         alt.layer(marks, data=data), "How often a changed block is written",
         f"Block writes over the blocks that changed, in windows of "
-        f"{format_interval(each * seconds)}; {whose(volume)}",
+        f"{format_interval(each * seconds)}; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -261,19 +268,27 @@ def interval_cost(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
     -------
     altair.LayerChart
         The cost is 1 where a backup at the end sends as much as all the incrementals together.
+        Intervals longer than the trace are left out, and the subtitle says how many.
 
     Raises
     ------
     InputError
-        If the table has no such volume, or no interval with changes.
+        If the table has no such volume, no interval with changes, or only such as are longer than
+        the trace.
     VmbkError
         If Altair is not installed.
     """
     alt = altair()
-    columns = ("interval_s", "changed_bytes", "unique_bytes", "cost")
-    found = of_volume(frame, volume, columns).filter(pl.col("cost").is_finite())
-    if found.is_empty():
+    columns = ("interval_s", "windows", "changed_bytes", "unique_bytes", "cost")
+    changed = of_volume(frame, volume, columns).filter(pl.col("cost").is_finite())
+    if changed.is_empty():
         raise InputError("nothing to draw: nothing changed in any interval")
+    found = changed.filter(pl.col("windows") > 1)
+    if found.is_empty():
+        raise InputError(
+            "nothing to draw: no interval is shorter than the trace, and longer ones cost 1",
+            hint="measure shorter ones, such as vmbk.interval_cost(trace, ['1s', '10s'])",
+        )
     data = found.sort("interval_s").with_columns(
         pl.col("interval_s").map_elements(format_interval, return_dtype=pl.String).alias("every"),
         sizes("changed_bytes").alias("sent"),
@@ -283,11 +298,18 @@ def interval_cost(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
         .alias("tip"),
     )  # fmt: skip
     intervals = data["interval_s"].to_list()
+    # Beside the first and the last point there is room for half a label.
+    beside = (intervals[-1] / intervals[0]) ** 0.05 if intervals[-1] > intervals[0] else 2.0
+    domain = [intervals[0] / beside, intervals[-1] * beside]
+    labelled = _spaced(intervals, data["label"].to_list())
+    data = data.with_columns(pl.col("interval_s").is_in(labelled).alias("labelled"))
+    named = _spaced(intervals, data["every"].to_list())
+    names = f"indexof({json.dumps(named)}, datum.value) < 0 ? '' : {DURATION_ON_AXIS}"
     top = float(data["cost"].max())  # type: ignore[arg-type]
     x = alt.X(
         "interval_s:Q", title="time between two incrementals",
-        scale=alt.Scale(type="log", nice=False, padding=20),
-        axis=alt.Axis(values=_spaced(intervals), labelExpr=DURATION_ON_AXIS, grid=False),
+        scale=alt.Scale(type="log", nice=False, domain=domain),
+        axis=alt.Axis(values=intervals, labelExpr=names, grid=False, labelOverlap=False),
     )  # fmt: skip
     base = alt.Chart().encode(
         x=x,
@@ -300,25 +322,38 @@ def interval_cost(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
         tooltip=[alt.Tooltip("every:N"), alt.Tooltip("sent:N"),
                  alt.Tooltip("cost:Q", format=".2f")],
     )  # fmt: skip
-    labels = base.mark_text(align="left", dx=4, dy=-9).encode(text="label:N")
+    labels = base.transform_filter("datum.labelled").mark_text(dy=-11).encode(text="label:N")
     once = alt.Chart().mark_rule(color=MUTED, strokeDash=[4, 3]).encode(y=alt.datum(1))
-    layers = [once, line, points] + ([labels] if len(data) <= 24 else [])
+    layers = [once, line, points, labels]
     unique = format_size(int(data["unique_bytes"][0]))
+    longer = len(changed) - len(found)
+    left_out = f"; {longer} longer than the trace left out" if longer else ""
     return panel(
         alt.layer(*layers, data=data), "What more frequent incrementals cost",
-        f"Bytes that changed in each interval, summed, over the {unique} that changed in all; "
-        f"{whose(volume)}",
+        f"Bytes that changed in each interval, summed, over the {unique} that changed in all"
+        f"{left_out}; {whose(volume, frame)}",
     )  # fmt: skip
 
 
-def _spaced(intervals: list[float]) -> list[float]:
-    """Those intervals that have room for a label on a logarithmic axis."""
-    room = (intervals[-1] / intervals[0]) ** (1 / 14)
-    shown = intervals[:1]
-    for interval in intervals[1:]:
-        if interval >= shown[-1] * room:
-            shown.append(interval)
-    return shown
+def _spaced(intervals: list[float], labels: list[str]) -> list[float]:
+    """Those intervals that have room for their labels on a logarithmic axis, the two ends first.
+
+    Parameters
+    ----------
+    intervals : list of float
+        Shortest first; they take ten parts of eleven of the axis.
+    labels : list of str
+        Some 6 pixels a character, in the middle over or under each.
+    """
+    span = math.log(intervals[-1] / intervals[0]) or 1.0
+    places = [math.log(each / intervals[0]) / span * WIDE / 1.1 for each in intervals]
+    half = [3.1 * len(label) + 4 for label in labels]
+    shown, last = [0], len(intervals) - 1
+    for i in range(1, last):
+        after = places[i] - half[i] >= places[shown[-1]] + half[shown[-1]]
+        if after and places[i] + half[i] <= places[last] - half[last]:
+            shown.append(i)
+    return [intervals[i] for i in dict.fromkeys((*shown, last))]
 
 
 def _instant(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from vmbk.charts.style import BAD, GOOD, INK, LINE, MUTED, altair, finish
-from vmbk.charts.tables import short_names
+from vmbk.charts.tables import short_names, table
 from vmbk.consistency.outcome import DATABASE_STATES, FILESYSTEM_STATES
 from vmbk.errors import InputError
 
@@ -58,6 +58,7 @@ def outcomes(frame: pl.DataFrame) -> alt.VConcatChart:
     VmbkError
         If Altair is not installed.
     """
+    frame = table(frame, "outcomes")
     if not len(frame):
         raise InputError(
             "nothing to draw: no crash state was checked",

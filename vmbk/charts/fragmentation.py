@@ -62,7 +62,7 @@ def amplification(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
     """
     alt = altair()
     columns = ("block_size", "changed_bytes", "amplification")
-    rows = of_volume(frame, volume, columns)
+    rows = of_volume(frame, volume, columns, part="granularity")
     found = rows.filter(pl.col("amplification").is_not_null())
     if found.is_empty() and int(rows["changed_bytes"].sum()):
         least = format_size(int(rows["block_size"].min()))  # type: ignore[arg-type]
@@ -99,7 +99,8 @@ def amplification(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
     labels = base.mark_text(baseline="bottom", dy=-3).encode(text="label:N")
     return panel(
         alt.layer(bars, labels, data=data), "What granularity costs",
-        f"Bytes reported as changed by block size, over those at 4 KiB; {whose(volume)}",
+        "Bytes reported as changed by block size, over those at 4 KiB, summed over all windows; "
+        f"{whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -126,7 +127,9 @@ def changed_runs(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCha
         If Altair is not installed.
     """
     alt = altair()
-    found = of_volume(frame, volume, ("from_bytes", "runs", "changed_bytes")).sort("from_bytes")
+    found = of_volume(
+        frame, volume, ("from_bytes", "runs", "changed_bytes"), part="run_lengths"
+    ).sort("from_bytes")
     # Classes without runs stand too, so that lengths are in proportion.
     first, last = int(found["from_bytes"][0]), int(found["from_bytes"][-1])
     count = (last // first).bit_length()
@@ -164,8 +167,8 @@ def changed_runs(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCha
     total = int(found["runs"].sum())
     return panel(
         alt.layer(bars, data=data), "How long the changed runs are",
-        f"{total:,} runs of {format_size(int(found['changed_bytes'].sum()))} in all, by their "
-        f"length; {whose(volume)}",
+        f"{total:,} runs of {format_size(int(found['changed_bytes'].sum()))} over all windows, by "
+        f"their length; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -193,7 +196,7 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
     """
     alt = altair()
     columns = ("window", "start_s", "unique_bytes", "extents", "regions")
-    rows = of_volume(frame, volume, columns).filter(pl.col("unique_bytes") > 0)
+    rows = of_volume(frame, volume, columns, part="dispersion").filter(pl.col("unique_bytes") > 0)
     if rows.is_empty():
         raise InputError("nothing to draw: nothing changed")
     found, seconds, each = in_windows(rows)
@@ -213,12 +216,13 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
         .alias("fill_tip"),
     )  # fmt: skip
 
+    powers = _powers(data["mean"])
     base = alt.Chart(data)
     mean = base.mark_rule(color=GOOD, strokeWidth=3).encode(
         x=time_axis(longest, begin, labelled=False), x2="to:Q", description="mean_tip:N",
-        y=alt.Y("mean:Q", title="mean extent", scale=alt.Scale(type="log", nice=False, padding=8),
-                axis=alt.Axis(values=_powers(data["mean"]), labelExpr=BYTES_ON_LOG_AXIS,
-                              grid=True)),
+        y=alt.Y("mean:Q", title="mean extent",
+                scale=alt.Scale(type="log", nice=False, domain=[powers[0], powers[-1]]),
+                axis=alt.Axis(values=powers, labelExpr=BYTES_ON_LOG_AXIS, grid=True)),
         tooltip=[alt.Tooltip("mean_tip:N", title=" ")],
     ).properties(width=WIDE, height=110)  # fmt: skip
     fill = base.mark_rect(color=ACCENT).encode(
@@ -228,7 +232,7 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
         y2=alt.datum(0),
         tooltip=[alt.Tooltip("fill_tip:N", title=" ")],
     ).properties(width=WIDE, height=110)  # fmt: skip
-    what = f"Windows of {format_interval(each * seconds)}, {whose(volume)}"
+    what = f"Windows of {format_interval(each * seconds)}, {whose(volume, frame)}"
     return finish(
         alt.vconcat(mean, fill, spacing=14),
         "How far changes lie apart",
@@ -264,7 +268,7 @@ def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VC
     """
     alt = altair()
     columns = ("window", "start_s", "unique_bytes", "extents", "fragmentation", "dispersion_index")
-    rows = of_volume(frame, volume, columns).filter(pl.col("unique_bytes") > 0)
+    rows = of_volume(frame, volume, columns, part="dispersion").filter(pl.col("unique_bytes") > 0)
     if rows.is_empty():
         raise InputError("nothing to draw: nothing changed")
     found, seconds, each = in_windows(rows)
@@ -307,13 +311,14 @@ def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VC
             spacing=14,
         ),
         "How finely changes are strewn",
-        f"Windows of {format_interval(each * seconds)}, {whose(volume)}: extents, extents over "
-        "changed blocks, and how they cluster (dashed: at random)",
+        f"Windows of {format_interval(each * seconds)}, {whose(volume, frame)}: extents, extents "
+        "over changed blocks, and how they cluster (dashed: at random)",
     )  # fmt: skip
 
 
 def _powers(sizes: pl.Series) -> list[int]:
-    """Powers of two for a logarithmic axis of sizes, as few as can be read."""
+    """Powers of two from below the least size to above the largest, as few as can be read."""
     low, high = int(sizes.min()), int(sizes.max())  # type: ignore[arg-type]
     first, last = low.bit_length() - 1, high.bit_length()
-    return [1 << k for k in range(first, last + 1, max(1, -(-(last - first) // 4)))]
+    step = -(-(last - first) // 5)
+    return [1 << k for k in range(first, last + step, step)]

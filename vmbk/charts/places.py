@@ -16,6 +16,7 @@ from vmbk.charts.traces import (
     of_volume,
     panel,
     time_axis,
+    whose,
 )
 from vmbk.errors import InputError
 from vmbk.units import format_interval, format_size
@@ -57,7 +58,8 @@ def write_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     found = _one_volume(
         frame, volume, ("offset", "region_bytes", "unique_bytes", "rewritten_bytes")
     )
-    whose_map, length = int(found["volume"][0]), int(found["region_bytes"][0])
+    whose_map = whose(int(found["volume"][0]), frame, alone=volume is None)
+    length = int(found["region_bytes"][0])
     last = int(found["offset"].max()) + length  # type: ignore[arg-type]
     while last > MOST_REGIONS * length:
         length *= 2
@@ -98,7 +100,7 @@ def write_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     )  # fmt: skip
     return panel(
         alt.layer(bars, data=data), "Where the workload writes",
-        f"Bytes of the blocks written in regions of {format_size(length)}, once and again; volume "
+        f"Bytes of the blocks written in regions of {format_size(length)}, once and again; "
         f"{whose_map}",
     )  # fmt: skip
 
@@ -127,7 +129,8 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     alt = altair()
     columns = ("offset", "length", "window", "start_s", "unique_bytes")
     found = _one_volume(frame, volume, columns)
-    whose_map, length = int(found["volume"][0]), int(found["length"][0])
+    whose_map = whose(int(found["volume"][0]), frame, alone=volume is None)
+    length = int(found["length"][0])
     found, seconds, each = in_windows(found, most=MOST_CELLS[0])
     last = int(found["offset"].max()) + length  # type: ignore[arg-type]
     while last > MOST_CELLS[1] * length:
@@ -166,7 +169,7 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     return panel(
         alt.layer(cells, data=data), "Where changes lie, and when",
         f"Bytes that changed per {format_interval(each * seconds)} and {format_size(length)}; "
-        f"volume {whose_map}",
+        f"{whose_map}",
         height=240,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from vmbk.charts.traces import (
     ACCENT,
     DURATION_ON_AXIS,
     clock_unit,
+    duration_ticks,
     first_bar,
     in_windows,
     of_volume,
@@ -102,7 +103,7 @@ def request_sizes(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
     )  # fmt: skip
     totals = ", ".join(f"{int(found.filter(op=op)['requests'].sum()):,} {op}s" for op in present)
     return panel(
-        alt.layer(bars, data=data), "How long the requests are", f"{totals}; {whose(volume)}"
+        alt.layer(bars, data=data), "How long the requests are", f"{totals}; {whose(volume, frame)}"
     )
 
 
@@ -165,7 +166,7 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     )  # fmt: skip
     return panel(
         alt.layer(bars, data=data), "When the workload reads and writes",
-        f"Mean rate in windows of {format_interval(each * seconds)}; {whose(volume)}",
+        f"Mean rate in windows of {format_interval(each * seconds)}; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -234,7 +235,7 @@ def working_set(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
     )  # fmt: skip
     return panel(
         alt.layer(marks, data=data), "How the working set grows",
-        f"Bytes of the blocks read or written so far, each once; {whose(volume)}",
+        f"Bytes of the blocks read or written so far, each once; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -259,13 +260,13 @@ def update_distances(frame: pl.DataFrame, volume: int | None = None) -> alt.Laye
     VmbkError
         If Altair is not installed.
     """
-    found = of_volume(frame, volume, ("from_bytes", "to_bytes", "share"))
+    found = of_volume(frame, volume, ("from_bytes", "to_bytes", "share"), part="distance")
     return _cumulated(
         found.select(pl.col("to_bytes").alias("to"), "share", sizes("to_bytes").alias("label")),
         "bytes of the blocks written in between", BYTES_ON_LOG_AXIS, 2,
         "After how much else blocks are written again",
         f"Share of block updates with at most so much written to the volume in between; "
-        f"{whose(volume)}",
+        f"{whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -290,7 +291,7 @@ def update_intervals(frame: pl.DataFrame, volume: int | None = None) -> alt.Laye
     VmbkError
         If Altair is not installed.
     """
-    found = of_volume(frame, volume, ("from_ns", "to_ns", "share")).with_columns(
+    found = of_volume(frame, volume, ("from_ns", "to_ns", "share"), part="interval").with_columns(
         (pl.col("to_ns") / 1e9).alias("to")
     )
     return _cumulated(
@@ -299,7 +300,7 @@ def update_intervals(frame: pl.DataFrame, volume: int | None = None) -> alt.Laye
         "time since the block was last written", DURATION_ON_AXIS, 10,
         "How soon blocks are written again",
         f"Share of block updates that come within so long: incrementals less frequent than that "
-        f"send them once; {whose(volume)}",
+        f"send them once; {whose(volume, frame)}",
     )  # fmt: skip
 
 
@@ -312,9 +313,13 @@ def _cumulated(
     data = _thinned(found.filter(pl.col("to") >= least)).with_columns(
         pl.format("{}% within {}", (pl.col("share") * 100).round(1), "label").alias("tip")
     )
+    most = float(data["to"].max())  # type: ignore[arg-type]
+    ticks: dict[str, Any] = {"tickCount": 8}
+    if label == DURATION_ON_AXIS:
+        ticks = {"values": duration_ticks(least, most)}
     line = alt.Chart().mark_line(color=GOOD, strokeWidth=2, interpolate="step-after").encode(
         x=alt.X("to:Q", title=axis, scale=alt.Scale(type="log", base=base, nice=False),
-                axis=alt.Axis(tickCount=8, labelExpr=label, grid=False, labelOverlap=True)),
+                axis=alt.Axis(labelExpr=label, grid=False, labelOverlap=True, **ticks)),
         y=alt.Y("share:Q", title="share of updates", scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format="%", tickCount=5, grid=True)),
         description="tip:N",

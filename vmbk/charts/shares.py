@@ -80,7 +80,7 @@ def profile(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     if row["burstiness"] is not None:
         parts.append(f"at the busiest {row['burstiness']:.1f} times the mean rate")
     bars = [(name, row[column], whole) for name, (column, whole) in PROFILE.items()]
-    return _shares(bars, "What the requests are like", "; ".join((*parts, whose(volume))))
+    return _shares(bars, "What the requests are like", "; ".join((*parts, whose(volume, frame))))
 
 
 def update_coverage(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
@@ -111,7 +111,7 @@ def update_coverage(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
     within = [f"within_{percent}" for percent in WITHIN]
     more = ("block_writes", "updates", "unique_bytes", "updated_bytes", "updated_share",
             "distance_p50", "interval_p50")  # fmt: skip
-    row = of_volume(frame, volume, (*within, *more)).row(0, named=True)
+    row = of_volume(frame, volume, (*within, *more), part="coverage").row(0, named=True)
     if not row["block_writes"]:
         raise InputError("nothing to draw: nothing was written")
     bars = [
@@ -128,7 +128,7 @@ def update_coverage(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
         if row["interval_p50"] is not None:
             text += f" after {format_duration(row['interval_p50'])},"
         text += f" with {format_size(row['distance_p50'])} of others in between"
-    return _shares(bars, "How much is written again", f"{text}; {whose(volume)}")
+    return _shares(bars, "How much is written again", f"{text}; {whose(volume, frame)}")
 
 
 def _shares(bars: list[tuple[str, float | None, str]], title: str, subtitle: str) -> Any:

@@ -135,7 +135,7 @@ def run_lengths(rows: pl.DataFrame, detector: str | None = None) -> alt.FacetCha
                 axis=alt.Axis(labelAngle=0 if len(classes) < 8 else -45, ticks=False)),
         y=alt.Y("share:Q", title="share of the runs",
                 axis=alt.Axis(format="%", tickCount=4, grid=True),
-                scale=alt.Scale(domain=[0, float(data["share"].max()) * 1.2])),  # type: ignore[arg-type]
+                scale=alt.Scale(domain=[0, float(data["share"].max()) * 1.35])),  # type: ignore[arg-type]
         xOffset=alt.XOffset("drill_down:N", sort=kinds),
     )  # fmt: skip
     bars = base.mark_bar().encode(

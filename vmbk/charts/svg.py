@@ -8,6 +8,8 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from vmbk.charts.style import altair
+from vmbk.errors import InputError
+from vmbk.units import quoted
 
 _ID: Final = re.compile(r'\bid="([^"]+)"')
 _REFERENCE: Final = re.compile(r'(\bid="|url\(#|href="#)([^")]+)')
@@ -30,9 +32,13 @@ def to_svg(chart: Any) -> str:
 
     Raises
     ------
+    InputError
+        If it is no chart.
     VmbkError
         If Altair or vl-convert is not installed.
     """
+    if not isinstance(chart, altair().TopLevelMixin):
+        raise InputError(f"{quoted(chart)} is not a chart", hint="pass one that vmbk.charts made")
     with altair().theme.enable("default"):
         spec = chart.to_dict()
     return spec_to_svg(spec)

@@ -18,12 +18,20 @@ from vmbk.units import format_duration, format_size, quoted
 
 _NOT_XML: Final = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 STAGES: Final = ("prepare", "snapshot", "detect", "transfer", "commit")
+KEYS: Final = ("dataset", "interval", "block_size", "sub_block_size", "detector", "backup")
+"""Columns of a study's results that every chart of them needs."""
 LONGEST_NAME: Final = 32
 """Characters of a data set's name that fit over a panel."""
 
 
-def table(frame: object) -> pl.DataFrame:
+def table(frame: object, part: str | None = None) -> pl.DataFrame:
     """What a chart was given, if it is a table.
+
+    Parameters
+    ----------
+    frame : object
+    part : str, optional
+        The attribute under which results that hold several tables have the one for this chart.
 
     Raises
     ------
@@ -31,6 +39,11 @@ def table(frame: object) -> pl.DataFrame:
         If it is not.
     """
     if not isinstance(frame, pl.DataFrame):
+        if part is not None and part in dir(frame):
+            raise InputError(
+                f"a chart needs a table, not a whole {type(frame).__name__}",
+                hint=f"pass its .{part}",
+            )
         raise InputError(
             f"a chart needs a table, not {quoted(frame)}",
             hint="pass the polars.DataFrame that the chart's documentation names",
@@ -38,15 +51,35 @@ def table(frame: object) -> pl.DataFrame:
     return frame
 
 
-def incremental(rows: pl.DataFrame) -> pl.DataFrame:
+def incremental(
+    rows: pl.DataFrame, *columns: str, hint: str = "pass the rows of a study"
+) -> pl.DataFrame:
     """The incremental backups of a study.
+
+    Parameters
+    ----------
+    rows : polars.DataFrame
+        Results.
+    *columns : str
+        What a chart needs of them beside `KEYS`.
+    hint : str
+        What to do where they are missing.
 
     Raises
     ------
     InputError
-        If there are none, or this is no table.
+        If there are none, a column is missing, or this is no table.
     """
-    rows = table(rows)
+    rows = table(rows, "rows")
+    needed = (*KEYS, *columns)
+    missing = [name for name in needed if name not in rows.columns]
+    if missing:
+        lacks = "all of them" if len(missing) == len(needed) else ", ".join(missing)
+        raise InputError(
+            f"the chart needs the columns {', '.join(needed)} of a study's results; this table "
+            f"lacks {lacks}",
+            hint=hint,
+        )
     found = rows.filter(pl.col("backup") > 0)
     if found.is_empty():
         raise InputError(
@@ -165,7 +198,7 @@ def stage_means(rows: pl.DataFrame) -> pl.DataFrame:
         ``total`` (of all stages).
     """
     names = [f"{stage}_seconds" for stage in STAGES]
-    found = means(with_panels(drilled(incremental(rows))), names, ["panel", "detector"])
+    found = means(with_panels(drilled(incremental(rows, *names))), names, ["panel", "detector"])
     return (
         found.with_columns(pl.sum_horizontal(names).alias("total"))
         .unpivot(
@@ -200,7 +233,10 @@ def run_length_counts(rows: pl.DataFrame, detector: str | None = None) -> pl.Dat
     InputError
         If the detector is not in the results, or found no changed run.
     """
-    found = incremental(rows)
+    found = incremental(
+        rows, "run_lengths",
+        hint="pass the rows of a study; a table of vmbk.run_lengths is for charts.changed_runs",
+    )  # fmt: skip
     present = ordered(found["detector"])
     if detector is None:
         likeliest = ("compare", "checksum", "tracking", "auto", "differential")
@@ -254,7 +290,10 @@ def cumulative_sent(rows: pl.DataFrame) -> pl.DataFrame:
     InputError
         If there is no detector but ``full``.
     """
-    found = incremental(rows).filter(pl.col("detector") != "full")
+    found = incremental(
+        rows, "sent_bytes",
+        hint="pass the rows of a study; a table of vmbk.churn is for charts.sent_so_far",
+    ).filter(pl.col("detector") != "full")  # fmt: skip
     if found.is_empty():
         raise InputError("nothing to draw: full sends the same, whatever was sent before")
     found = with_panels(drilled(found))

@@ -25,15 +25,41 @@ ACCENT: Final = "#e69f00"
 
 
 DURATION_ON_AXIS: Final = (
-    "datum.value >= 86400 ? format(datum.value / 86400, '~g') + ' d' : "
-    "datum.value >= 3600 ? format(datum.value / 3600, '~g') + ' h' : "
-    "datum.value >= 60 ? format(datum.value / 60, '~g') + ' min' : "
-    "datum.value >= 1 ? format(datum.value, '~g') + ' s' : "
-    "format(datum.value * 1000, '~g') + ' ms'"
+    "datum.value >= 86400 ? format(datum.value / 86400, '.4~g') + ' d' : "
+    "datum.value >= 3600 ? format(datum.value / 3600, '.4~g') + ' h' : "
+    "datum.value >= 60 ? format(datum.value / 60, '.4~g') + ' min' : "
+    "datum.value >= 1 ? format(datum.value, '.4~g') + ' s' : "
+    "datum.value >= 1e-3 ? format(datum.value * 1e3, '.4~g') + ' ms' : "
+    "datum.value >= 1e-6 ? format(datum.value * 1e6, '.4~g') + ' µs' : "
+    "format(datum.value * 1e9, '.4~g') + ' ns'"
 )
 
+_DECADES: Final = (
+    *(10.0**k for k in range(-9, 2)), 60.0, 600.0, 3600.0,
+    *(86400 * 10.0**k for k in range(6)),
+)  # fmt: skip
+_BETWEEN: Final = (
+    *(m * 10.0**k for k in range(-9, 1) for m in (2, 5)), 20.0, 30.0, 120.0, 300.0, 1200.0, 1800.0,
+    7200.0, 21600.0, 43200.0, *(m * 86400 * 10.0**k for k in range(5) for m in (2, 5)),
+)  # fmt: skip
 
-def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...]) -> pl.DataFrame:
+
+def duration_ticks(low: float, high: float) -> list[float]:
+    """Durations between two, in s, that read well on a logarithmic axis.
+
+    They are 1, 10, 100 ms, 1 s, 10 s, 1 min and so on; where these are fewer than three, those
+    between them too, and where there are none the two ends.
+    """
+    for ticks in (_DECADES, sorted((*_DECADES, *_BETWEEN))):
+        found = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if len(found) > 2:
+            return found
+    return found or sorted({low, high})
+
+
+def of_volume(
+    frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...], part: str | None = None
+) -> pl.DataFrame:
     """The rows of one volume, or of all together.
 
     Parameters
@@ -43,6 +69,8 @@ def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...])
     volume : int or None
     columns : tuple of str
         What the chart needs of it.
+    part : str, optional
+        As `table` takes it.
 
     Raises
     ------
@@ -50,7 +78,7 @@ def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...])
         If this is no table or a column is missing, the volume is no number, or there is nothing to
         draw.
     """
-    frame = table(frame)
+    frame = table(frame, part)
     if volume is not None and not isinstance(volume, Integral):
         raise InputError(
             f"{quoted(volume)} is not the id of a volume", hint="ids are whole numbers, such as 0"
@@ -66,9 +94,27 @@ def of_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...])
     return found
 
 
-def whose(volume: int | None) -> str:
-    """For a subtitle: which volume is shown."""
-    return "all volumes together" if volume is None else f"volume {volume}"
+def whose(volume: int | None, frame: pl.DataFrame, *, alone: bool = False) -> str:
+    """For a subtitle: which volume is shown, and of how many.
+
+    Parameters
+    ----------
+    volume : int or None
+    frame : polars.DataFrame
+        The table, of all volumes.
+    alone : bool
+        Whether the chart chose the volume, because it cannot show several.
+    """
+    ids = frame["volume"].unique().drop_nulls().sort().to_list()
+    if volume is None:
+        return f"{len(ids)} volumes together" if len(ids) > 1 else "all volumes together"
+    text = f"volume {volume}"
+    if len(ids) > 1:
+        text += f", one of {len(ids)}"
+    if len(ids) > 1 and alone:
+        others = [id for id in ids if id != volume]
+        text += f" (volume={others[0]} shows {'the other' if len(others) == 1 else 'another'})"
+    return text
 
 
 def clock_unit(longest: float) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from vmbk.display import table
 from vmbk.trace import findings
 from vmbk.trace.findings import LARGE, SLOW, Finding
 from vmbk.trace.metrics.windows import WHOLE, measure
+from vmbk.trace.wording import listed
 from vmbk.units import format_duration, format_interval, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class Explanation:
     block_size : int
         Bytes; the unit in which changes are found.
     findings : tuple of Finding
+    duration_s : float or None
+        s from the first request to the last, None where the trace has no clock.
     """
 
     interval_s: float | None
     block_size: int
     findings: tuple[Finding, ...]
+    duration_s: float | None = None
 
     def __getitem__(self, topic: str) -> Finding:
         """The finding on a topic.
@@ -66,24 +70,33 @@ class Explanation:
 
     @property
     def summary(self) -> str:
-        """All of them in one sentence."""
-        when = "of the whole trace"
+        """All of them in one sentence; where the trace covers less than an interval, that first."""
+        when, covered = " of the whole trace", ""
         if self.interval_s is not None:
-            when = f"every {format_interval(self.interval_s)}"
+            when = f" every {format_interval(self.interval_s)}"
+            if self.duration_s is not None and _falls_short(self.duration_s, self.interval_s):
+                when = ""
+                covered = (
+                    f"The trace covers only {format_duration(self.duration_s)} of an interval of "
+                    f"{format_interval(self.interval_s)}; going by that, "
+                )
         parts = []
         for verdict in (LARGE, SLOW):
             why = [_BECAUSE[f.topic] for f in self.findings if f.verdict == verdict]
             if why:
-                parts.append(f"{verdict} because of {findings.listed(why)}")
-        if not parts:
-            return f"Nothing here makes incrementals {when} large or slow."
-        return f"Incrementals {when} would be {', and '.join(parts)}."
+                parts.append(f"{verdict} because of {listed(why)}")
+        if parts:
+            text = f"incrementals{when} would be {', and '.join(parts)}."
+        else:
+            text = f"nothing here makes incrementals{when} large or slow."
+        return covered + text if covered else text[0].upper() + text[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
             "interval_s": self.interval_s,
             "block_size": self.block_size,
+            "duration_s": self.duration_s,
             "summary": self.summary,
             "findings": [finding.to_dict() for finding in self.findings],
         }
@@ -129,9 +142,9 @@ def explain(
     -------
     Explanation
         Findings on: change, volumes (where there are several), hours, regions, rewrites, small
-        writes, granularity, dispersion, discards, frequency. Where the trace has no clock those on
-        hours and frequency say so. Where nothing is written, on change only, and on discards
-        where there are any.
+        writes, granularity, dispersion, discards, frequency. Where the trace has no clock, or is
+        taken as one interval, those on hours and frequency say so. Where nothing is written, on
+        change only, and on discards where there are any.
 
     Raises
     ------
@@ -164,48 +177,62 @@ def explain(
         wider = measure(trace, window, _GRID, discards=True).churn
         with_them = int(wider.filter(together)["unique_bytes"].sum())
     cleared = findings.discards(*clears, without, with_them)
+    # A part of a trace keeps its times, so that it may begin late.
+    ends = (int(trace.requests.time_ns[0]), int(trace.requests.time_ns[-1])) if len(trace) else None
+    first_ns, last_ns = ends or (0, 0)
+    duration_s = (last_ns - first_ns) / 1e9
+    lasting = duration_s if clock and ends else None
     if not without:
         nothing = findings.no_change(clears[0])
-        return Explanation(interval_s, size, (nothing, cleared) if clears[0] else (nothing,))
-    # A part of a trace keeps its times, so that it may begin late.
-    first_ns, last_ns = int(trace.requests.time_ns[0]), int(trace.requests.time_ns[-1])
-    duration_s = (last_ns - first_ns) / 1e9
+        why_empty = (nothing, cleared) if clears[0] else (nothing,)
+        return Explanation(interval_s, size, why_empty, lasting)
     windows = 1 if interval_ns is None else last_ns // interval_ns - first_ns // interval_ns + 1
     why = _no_course(clock, interval_s, duration_s)
     costs = _costs(trace, interval_ns, clock).filter(together)
     finer = changed if size >= _GRID else spread
+    names = {volume.id: volume.name for volume in trace.volumes}
     found = [
         findings.change(all_churn, costs, windows, duration_s),
-        *([findings.volumes(churn.filter(~together))] if len(trace.volumes) > 1 else []),
+        *([findings.volumes(churn.filter(~together), names)] if len(names) > 1 else []),
     ]
-    if why is None and interval_s is not None:
-        found.append(findings.hours(all_churn, windows, interval_s))
+    if why is not None:
+        found.append(findings.no_hours(why))
+    elif interval_s is None:
+        found.append(findings.one_interval("hours"))
     else:
-        found.append(findings.no_hours(str(why)))
+        found.append(findings.hours(all_churn, windows, interval_s))
     found += [
-        findings.regions(regions(trace, window, _GRID), len(trace.volumes) > 1),
+        findings.regions(regions(trace, window, _GRID), names),
         findings.rewrites(all_churn),
         findings.small_writes(requests.profile.filter(together)),
         findings.granularity(finer.granularity.filter(together), size),
         findings.dispersion(spread.dispersion.filter(together), size),
         cleared,
-        findings.frequency(costs, interval_ns)
-        if why is None and interval_ns is not None
-        else findings.no_frequency(str(why)),
     ]
-    return Explanation(interval_s, size, tuple(found))
+    if why is not None:
+        found.append(findings.no_frequency(why))
+    elif interval_ns is None:
+        found.append(findings.one_interval("frequency"))
+    else:
+        found.append(findings.frequency(costs, interval_ns))
+    return Explanation(interval_s, size, tuple(found), lasting)
 
 
 def _no_course(clock: bool, interval_s: float | None, duration_s: float) -> str | None:
     """Why the trace shows no course of time, or None where it does."""
     if not clock:
         return "the trace has no clock"
-    if interval_s is None:
-        return "all of the trace is taken as one interval"
-    if duration_s < interval_s:
-        covered = format_duration(duration_s)
-        return f"the trace covers {covered}, less than one interval; choose a shorter one"
-    return None
+    if interval_s is None or duration_s >= interval_s:
+        return None
+    short = f"less than one interval of {format_interval(interval_s)}; choose a shorter one"
+    if _falls_short(duration_s, interval_s):
+        return f"the trace covers {format_duration(duration_s)}, {short}"
+    return f"the trace covers {format_duration(interval_s - duration_s)} {short}"
+
+
+def _falls_short(duration_s: float, interval_s: float) -> bool:
+    """Whether a trace covers less than an interval by so much that people see it."""
+    return duration_s < interval_s and format_duration(duration_s) != format_duration(interval_s)
 
 
 def _costs(trace: Trace, interval_ns: int | None, clock: bool) -> pl.DataFrame:

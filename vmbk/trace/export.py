@@ -22,6 +22,7 @@ from vmbk.errors import InputError, NotFoundError, UnknownFormatError
 from vmbk.progress import progress
 from vmbk.trace.schema import Op
 from vmbk.trace.store import replacing
+from vmbk.trace.table import checked_trace
 from vmbk.units import quoted
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def export_trace(
     Replay on a file with the size of the volume, by ``fio --name=replay --read_iolog=trace.log
     --replay_redirect=disk.img``.
     """
+    checked_trace(trace)
     if format not in EXPORTS:
         raise UnknownFormatError(
             f"a trace cannot be exported as {quoted(format)}",

@@ -6,11 +6,12 @@ or *slow* is decided by the limits here; nothing else enters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vmbk.trace.metrics.requests import SMALL
+from vmbk.trace.wording import instant, listed, share, times, volume_name
 from vmbk.units import GIB, MIB, format_duration, format_interval, format_size
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ PEAK: Final = 4.0
 COARSE: Final = 2 << 20
 """Bytes; change tracking in units of 2 MiB, as virtual disks with large blocks have it."""
 
-SHORTEST_FOR_RATE: Final = 3600.0
-"""s; what a shorter trace would come to in a day is a guess."""
+SHORTEST_FOR_RATE: Final = 60
+"""Minutes, rounded, since the last request comes a little before the recording ends; what a shorter
+trace would come to in a day is a guess."""
 
 _DAY: Final = 86400.0
 _NAMED: Final = 3  # regions, windows and volumes that a sentence names
@@ -97,8 +99,11 @@ def change(churn: pl.DataFrame, costs: pl.DataFrame, windows: int, duration_s: f
     }  # fmt: skip
     text = f"An incremental finds {format_size(sent / windows)} changed"
     if windows > 1:
-        text += f" on average and {format_size(peak)} at most, all {windows:,} {format_size(sent)}"
-    if duration_s < SHORTEST_FOR_RATE or costs.is_empty():
+        text += (
+            f" on average and {format_size(peak)} at most, all {windows:,} of them together "
+            f"{format_size(sent)}"
+        )
+    if round(duration_s / 60) < SHORTEST_FOR_RATE or costs.is_empty():
         why = "has no clock" if costs.is_empty() else f"covers only {format_duration(duration_s)}"
         more = f"; the trace {why}, which does not tell what that is in a day."
         return Finding("change", UNKNOWN, text + more, figures)
@@ -121,13 +126,15 @@ def no_change(clears: int) -> Finding:
     return Finding("change", FINE, f"{text}.", {})
 
 
-def volumes(churn: pl.DataFrame) -> Finding:
+def volumes(churn: pl.DataFrame, names: Mapping[int, str]) -> Finding:
     """Which volumes change most.
 
     Parameters
     ----------
     churn : polars.DataFrame
         As `vmbk.churn`, of each volume.
+    names : mapping of int to str
+        Of the volumes, by id.
     """
     import polars as pl
 
@@ -137,11 +144,12 @@ def volumes(churn: pl.DataFrame) -> Finding:
         .with_columns((pl.col("unique_bytes") / pl.col("unique_bytes").sum()).alias("share"))
     )  # fmt: skip
     named = [
-        f"volume {id} has {share:.0%}"
-        for id, share in found.head(_NAMED).select("volume", "share").iter_rows()
+        f"{volume_name(id, names)} has {share(part)}"
+        for id, part in found.head(_NAMED).select("volume", "share").iter_rows()
     ]
     text = f"Of what changes, {listed(named)}."
-    return Finding("volumes", NOTE, text, {"volumes": found.to_dicts()})
+    rows = [row | {"name": names[row["volume"]]} for row in found.to_dicts()]
+    return Finding("volumes", NOTE, text, {"volumes": rows})
 
 
 def hours(churn: pl.DataFrame, windows: int, interval_s: float) -> Finding:
@@ -161,7 +169,7 @@ def hours(churn: pl.DataFrame, windows: int, interval_s: float) -> Finding:
     peak = int(found["unique_bytes"][0])
     verdict = LARGE if peak > PEAK * mean else FINE
     first, *others = (
-        (_instant(start), format_size(size))
+        (instant(start), format_size(size))
         for start, size in found.head(min(half, _NAMED)).select("start_s", "unique_bytes").rows()
     )
     text = (
@@ -184,15 +192,21 @@ def no_hours(why: str) -> Finding:
     return Finding("hours", UNKNOWN, f"It cannot be told when most changes: {why}.", {})
 
 
-def regions(frame: pl.DataFrame, several: bool) -> Finding:
+def one_interval(topic: str) -> Finding:
+    """That one interval over all of a trace, as it was asked for, has no course."""
+    has_no = "course of time" if topic == "hours" else "other to be held against"
+    return Finding(topic, NOTE, f"All of the trace is one interval, which has no {has_no}.", {})
+
+
+def regions(frame: pl.DataFrame, names: Mapping[int, str]) -> Finding:
     """Where most changes.
 
     Parameters
     ----------
     frame : polars.DataFrame
         As `vmbk.trace.metrics.regions.regions`.
-    several : bool
-        Whether the trace has several volumes.
+    names : mapping of int to str
+        Of the volumes, by id; of only one, no sentence tells.
     """
     import polars as pl
 
@@ -202,8 +216,8 @@ def regions(frame: pl.DataFrame, several: bool) -> Finding:
     )  # fmt: skip
     length = int(found["length"][0])
     top = [
-        f"{row['share']:.0%} from {format_size(row['offset'])} on"
-        + (f" of volume {row['volume']}" if several else "")
+        f"{share(row['share'])} from {format_size(row['offset'])} on"
+        + (f" of {volume_name(row['volume'], names)}" if len(names) > 1 else "")
         for row in found.head(min(half, _NAMED)).iter_rows(named=True)
     ]
     text = (
@@ -231,9 +245,9 @@ def rewrites(churn: pl.DataFrame) -> Finding:
     touched = int(churn["block_writes"].sum()) * block
     again, before = 1 - sent / touched, 1 - first / sent
     text = (
-        f"{again:.0%} of the block writes go to blocks that changed already since the last backup; "
-        f"an incremental sends them once. {before:.0%} of what incrementals send had been sent by "
-        "an earlier one."
+        f"{share(again)} of the block writes go to blocks that changed already since the last "
+        f"backup; an incremental sends them once. {share(before)} of what incrementals send had "
+        "been sent by an earlier one."
     )
     figures = {
         "touched_bytes": touched, "rewritten_share": again, "changed_bytes": sent,
@@ -253,13 +267,16 @@ def small_writes(profile: pl.DataFrame) -> Finding:
     row = profile.row(0, named=True)
     short, crooked = row["small_write_share"], row["unaligned_share"]
     text = (
-        f"{short:.0%} of the writes are below {format_size(SMALL)}, the least that is recommended "
-        "for backup; "
+        f"{share(short, MOST)} of the writes are below {format_size(SMALL)}, the least that is "
+        "recommended for backup; "
     )
     if crooked:
-        text += f"{crooked:.0%} lie off the 4 KiB grid, so that they change more than they write."
+        text += (
+            f"{share(crooked, MOST)} lie off the 4 KiB grid, so that they change more than they "
+            f"write. From {MOST:.0%} of either on, this is slow."
+        )
     else:
-        text += "all lie on the 4 KiB grid."
+        text += f"all lie on the 4 KiB grid. From {MOST:.0%} of small ones on, this is slow."
     names = ("writes", "mean_write_bytes", "small_write_share", "unaligned_share")
     verdict = SLOW if max(short, crooked) >= MOST else FINE
     return Finding("small writes", verdict, text, {name: row[name] for name in names})
@@ -278,11 +295,11 @@ def granularity(frame: pl.DataFrame, block_size: int) -> Finding:
     factors = dict(frame.select("block_size", "amplification").iter_rows())
     here, coarse = factors[block_size], factors[COARSE]
     text = (
-        f"Found in blocks of {format_size(block_size)}, changes are {here:.2f} times what they are "
-        f"at 4 KiB"
+        f"Found in blocks of {format_size(block_size)}, changes are "
+        f"{times(here, TWICE)} times what they are at 4 KiB"
     )
     if block_size != COARSE:
-        text += f", in blocks of {format_size(COARSE)} {coarse:.2f} times"
+        text += f", in blocks of {format_size(COARSE)} {coarse:,.2f} times"
     text += "; without drill-down all of that is sent."
     figures = {
         "block_size": block_size, "amplification": here, f"amplification_{COARSE}": coarse,
@@ -306,7 +323,7 @@ def dispersion(frame: pl.DataFrame, block_size: int) -> Finding:
     text = (
         f"In blocks of {format_size(block_size)}, what changes lies in {extents:,} extents of "
         f"{format_size(mean)} on average, {extents / (sent / GIB):,.0f} a GiB, and takes up "
-        f"{fill:.0%} of the 4 MiB regions that it touches."
+        f"{share(fill)} of the 4 MiB regions that it touches."
     )
     if mean < SHORT_EXTENT:
         text += f" Below {format_size(SHORT_EXTENT)} the number of extents costs more than bytes."
@@ -353,8 +370,8 @@ def frequency(costs: pl.DataFrame, interval_ns: int) -> Finding:
     _, half, one, double, _ = (ns / 1e9 for ns in around(interval_ns))
     text = (
         f"Incrementals every {format_interval(one)} send "
-        f"{format_size(found[one]['changed_bytes'])} together, {found[one]['cost']:.2f} times what "
-        "one at the end would; "
+        f"{format_size(found[one]['changed_bytes'])} together, "
+        f"{times(found[one]['cost'], TWICE)} times what one at the end would; "
     )
     if half < one:  # of an interval of 1 ns there is no half
         text += f"twice as often {found[half]['cost']:.2f} times, "
@@ -388,12 +405,3 @@ def _heaviest(frame: pl.DataFrame, *by: str) -> tuple[pl.DataFrame, int]:
     ).with_columns((pl.col("unique_bytes") / pl.col("unique_bytes").sum()).alias("share"))
     held = found["unique_bytes"].cum_sum() * 2
     return found, int((held < int(found["unique_bytes"].sum())).sum()) + 1
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Words as a sentence lists them."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _instant(seconds: float) -> str:
-    return "0 s" if seconds == 0 else format_duration(seconds)

@@ -21,7 +21,7 @@ from vmbk.errors import (
 )
 from vmbk.trace.schema import Metadata
 from vmbk.trace.summary import TraceSummary
-from vmbk.trace.table import Payloads, Requests, Trace
+from vmbk.trace.table import Payloads, Requests, Trace, checked_trace
 from vmbk.units import quoted
 
 __all__ = ["Payloads", "Requests", "Trace", "TraceSummary", "read_trace", "write_trace"]
@@ -141,6 +141,7 @@ def write_trace(
     StorageError
         If the operating system refuses to write it.
     """
+    checked_trace(trace)
     path = check_target(path)
     if not 1 <= parquet_level <= 22:
         raise InputError(f"zstd level {parquet_level} is not between 1 and 22")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vmbk.display import key_values
 from vmbk.trace.metrics.windows import WHOLE, measure
+from vmbk.trace.table import checked_trace
 from vmbk.units import format_interval, format_size, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def fragmentation(
         If a value is outside its bounds, or more is written than `measure` follows in blocks of
         512 B: 8 TiB where it is written end to end.
     """
+    checked_trace(trace)
     size = parse_size(block_size)
     spread = measure(trace, window, size, gap=gap, discards=discards)
     fine = measure(trace, window, _FINEST, discards=discards)

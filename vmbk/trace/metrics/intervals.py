@@ -18,6 +18,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import CHANGES, WRITES
 from vmbk.trace.metrics.leaves import Leaves, Places
 from vmbk.trace.schema import Volume
+from vmbk.trace.table import checked_trace
 from vmbk.units import parse_duration, parse_size, quoted
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ def interval_cost(
     them hold 2**29 blocks (2 TiB at 4 KiB) that are written end to end, and 2**25 (128 GiB) that
     lie strewn. While they grow there are up to three times as many bytes.
     """
+    checked_trace(trace)
     import polars as pl
 
     if isinstance(intervals, str):

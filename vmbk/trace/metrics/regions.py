@@ -12,6 +12,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import CHANGES, COARSEST, WRITES, DirtyPass, checked_count
 from vmbk.trace.metrics.windows import WHOLE
 from vmbk.trace.schema import Volume
+from vmbk.trace.table import checked_trace
 from vmbk.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def regions(
     InputError
         As for `vmbk.trace.metrics.windows.measure`.
     """
+    checked_trace(trace)
     import polars as pl
 
     from vmbk.kernels.churn import BLOCK_WRITES, UNIQUE, VOLUME, WINDOW

@@ -21,6 +21,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import zeros
 from vmbk.trace.metrics.leaves import Places, checked_volumes
 from vmbk.trace.schema import OP_NAMES, Op, Volume
+from vmbk.trace.table import checked_trace
 from vmbk.units import parse_duration
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def measure_requests(
     InputError
         If a value is outside its bounds, or all requests come to 2**63 bytes.
     """
+    checked_trace(trace)
     window_ns = parse_duration(window)
     work = RequestPass(trace.volumes, window_ns=window_ns, keep_windows=keep_windows)
     with progress("requests", len(trace), unit="requests") as advance:

@@ -24,6 +24,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import CHANGES, WRITES
 from vmbk.trace.metrics.leaves import Leaves, Places
 from vmbk.trace.schema import Volume
+from vmbk.trace.table import checked_trace
 from vmbk.units import parse_size
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def updates(trace: Trace, block_size: str | int = "4KiB", *, discards: bool = Fa
     are written end to end, and 2**25 (128 GiB) that lie strewn. While they grow there are up to
     three times as many bytes.
     """
+    checked_trace(trace)
     work = UpdatePass(trace.volumes, block_size=parse_size(block_size), discards=discards)
     with progress("updates", len(trace), unit="requests") as advance:
         for batch in trace.batches():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vmbk.errors import InputError
 from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import COARSEST, DirtyPass, DirtyResult
+from vmbk.trace.table import checked_trace
 from vmbk.units import GIB, parse_duration, parse_size, quoted
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def measure(
     8 TiB in blocks of 512 B. While they grow there are up to three times as many bytes, and each
     further thread that shares a window has its own.
     """
+    checked_trace(trace)
     window_ns = None if window == WHOLE else parse_duration(window)
     work = DirtyPass(
         trace.volumes,

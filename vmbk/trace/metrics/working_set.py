@@ -17,6 +17,7 @@ from vmbk.progress import progress
 from vmbk.trace.metrics.dirty import CHANGES, WRITES, checked_count
 from vmbk.trace.metrics.leaves import Leaves, Places
 from vmbk.trace.schema import Op, Volume
+from vmbk.trace.table import checked_trace
 from vmbk.units import parse_size
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def working_set(
     bytes each and some 20 to 40 to be found: 2**26 of them hold 2**34 blocks (64 TiB at 4 KiB) that
     lie end to end, and 2**26 (256 GiB) that lie strewn.
     """
+    checked_trace(trace)
     import polars as pl
 
     points = checked_count(points, _MOST_POINTS, "points")
@@ -254,6 +256,7 @@ def spatial(
         If a value is outside its bounds, more than 2**26 leaves were touched, or there is no
         memory for them. Leaves are those of `working_set`.
     """
+    checked_trace(trace)
     import polars as pl
 
     work = BlockPass(

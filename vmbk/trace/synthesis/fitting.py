@@ -6,10 +6,7 @@ a private trace can be shared as a synthetic one.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,9 +16,9 @@ from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.trace.schema import Op, Volume
 from vmbk.trace.synthesis.generate import synthesise
-from vmbk.trace.synthesis.measure import BLOCK, figures, sequential, span_ns
+from vmbk.trace.synthesis.measure import covering, span_ns
 from vmbk.trace.synthesis.places import Union
-from vmbk.trace.synthesis.plan import expected_working_set
+from vmbk.trace.synthesis.plan import plan_volume
 from vmbk.trace.synthesis.report import compare
 from vmbk.trace.synthesis.spec import (
     MOST_DURATION,
@@ -29,14 +26,14 @@ from vmbk.trace.synthesis.spec import (
     MOST_REQUESTS,
     MOST_VOLUME_SIZE,
     MOST_VOLUMES,
-    Mix,
     Spec,
     VolumeSpec,
     Weights,
     Workload,
 )
-from vmbk.trace.table import Requests, Trace
-from vmbk.units import KIB, format_size, quoted
+from vmbk.trace.synthesis.trials import choose_mix
+from vmbk.trace.table import Trace, checked_trace
+from vmbk.units import format_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,25 +41,8 @@ if TYPE_CHECKING:
 _SIZES: Final = 64
 _QUANTILES: Final = 500
 _PARTS: Final = 1440
-_TRIAL_REQUESTS: Final = 60_000
-"""Requests of the trials in which mixes are compared."""
 _ON_GRID: Final = (0.75, 0.97)
 """Shares of requests that may make a grid the grid of all; both are tried."""
-_FIRST_TRIALS, _LAST_TRIALS = 2, 5
-"""Trials of each candidate, and of the one that is kept."""
-_FULL_REQUESTS: Final = 5_000_000
-"""Up to so many requests, the rewrite ratio is set by trials with all of them."""
-_JUDGED: Final = {
-    "unique_share": 6.0,
-    "interval_cost": 1.0,
-    "mean_extent_bytes": 0.5,
-    "amplification_64k": 1.0,
-    "sequential_writes": 1.0,
-    "top_1": 0.5,
-    "top_10": 1.0,
-}
-"""Metrics by which trials are compared, with what each counts: what a backup costs comes first."""
-
 _DAY: Final = 86_400 * 10**9
 
 Ints = NDArray[np.int64]
@@ -144,6 +124,7 @@ def fit(trace: Trace, *, seed: int = 0) -> Fit:
         If the trace has no request or lasts longer than 366 days, or it has too many volumes or
         ones that are larger than 1 PiB.
     """
+    checked_trace(trace)
     used = [v for v in trace.volumes if v.size >= 512]
     if not len(trace) or not used:
         raise InputError("a trace without requests cannot be fitted")
@@ -184,18 +165,27 @@ def _fit_volume(trace: Trace, volume: Volume, number: int, duration: int, seed: 
     one = _only(trace, volume)
     size, name = volume.size // 512 * 512, f"disk{number}"
     counts = np.bincount(one.requests.op, minlength=len(Op)).tolist()
-    covering = [op for op in (Op.WRITE, Op.READ) if any(len(batch) for batch in _of(one, (op,)))]
-    if not covering:
+    covered = [
+        op for op in (Op.WRITE, Op.READ) if any(len(batch) for batch in covering(one, (op,)))
+    ]
+    if not covered:
         idle = Workload(0, sizes=((512, 1.0),), alignment=512, working_set=512)
         return VolumeSpec(name, size, idle)
-    target = covering[0]
+    target = covered[0]
     grids = {_grid(one, target, on_grid) for on_grid in _ON_GRID}
     profile = _profile(one, int(trace.requests.time_ns[0]), duration)
     found = []
     for alignment, shift in sorted(grids):
         work = _workload(one, target, counts, alignment, shift, size, profile)
-        found.append(_choose_mix(VolumeSpec(name, size, work), one, target, duration, seed))
-    return min(found, key=lambda result: result[0])[1]
+        base = VolumeSpec(name, size, work)
+        found.append((*choose_mix(base, one, target, duration, seed), work.working_set))
+    _, best, measured = min(found, key=lambda result: result[0])
+    try:
+        plan_volume(best, number, seed)
+    except InputError:  # a ratio that is reached on the first volume alone, by chance
+        work = replace(best.workload, rewrite_ratio=0.0, working_set=measured)
+        best = replace(best, workload=work)
+    return best
 
 
 def _workload(
@@ -210,7 +200,8 @@ def _workload(
     """All of the workload but its mix."""
     lengths, gaps = _extents(one, target, alignment, shift)
     extents = tuple(int(length) for length in _quantiles(lengths, alignment))
-    shape = tuple(float(f"{gap:.6g}") for gap in _quantiles(gaps, 0))
+    weights = _quantiles(gaps, 0)
+    shape = tuple(float(f"{gap * len(weights) / sum(weights):.6g}") for gap in weights)
     room = (size - shift) // alignment * alignment
     if int(lengths.sum()) + len(lengths) * alignment > room:  # all of it, but for crumbs
         extents, shape, lengths = (), (), np.array([room])
@@ -250,29 +241,19 @@ def _only(trace: Trace, volume: Volume) -> Trace:
     )
 
 
-def _of(trace: Trace, ops: tuple[Op, ...]) -> Iterator[Requests]:
-    """Batches of the requests of some operations that have a length."""
-    for batch in trace.batches():
-        rows = np.isin(batch.op, ops) & (batch.length > 0)
-        yield Requests(
-            batch.time_ns[rows], batch.op[rows], batch.volume[rows],
-            batch.offset[rows], batch.length[rows], batch.flags[rows],
-        )  # fmt: skip
-
-
 def _every(writes: int, others: int) -> float:
     return min(max(writes / others, 1e-6), 1e9) if others and writes else 0.0
 
 
 def _fua_share(trace: Trace, writes: int) -> float:
-    durable = sum(int((batch.flags & 1).sum()) for batch in _of(trace, (Op.WRITE,)))
+    durable = sum(int((batch.flags & 1).sum()) for batch in covering(trace, (Op.WRITE,)))
     return durable / writes if writes else 0.0
 
 
 def _grid(trace: Trace, op: Op, on_grid: float) -> tuple[int, int]:
     """The coarsest grid on which most requests begin, and where it begins."""
     phases, whole, total = np.zeros(128, np.int64), np.zeros(8, np.int64), 0
-    for batch in _of(trace, (op,)):
+    for batch in covering(trace, (op,)):
         phases += np.bincount((batch.offset >> 9) & 127, minlength=128)
         total += len(batch)
         for power in range(8):
@@ -288,7 +269,7 @@ def _sizes(trace: Trace, ops: tuple[Op, ...], longest: int) -> Weights:
     """The most frequent lengths; rarer ones count for the nearest of them."""
     found: dict[int, int] = {}
     most = min(longest, MOST_REQUEST) // 512 * 512
-    for batch in _of(trace, ops):
+    for batch in covering(trace, ops):
         lengths = np.minimum(-(-batch.length // 512) * 512, most)
         for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
             found[int(length)] = found.get(int(length), 0) + int(count)
@@ -318,7 +299,7 @@ def _profile(trace: Trace, first: int, duration: int) -> tuple[float, ...]:
 def _extents(trace: Trace, op: Op, alignment: int, shift: int) -> tuple[Ints, Ints]:
     """Lengths of the extents of all that was written, and of the gaps between them; ascending."""
     union = Union()
-    for batch in _of(trace, (op,)):
+    for batch in covering(trace, (op,)):
         start = (batch.offset - shift) // alignment  # -1 is what lies before the grid begins
         union.add(start, -((shift - batch.offset - batch.length) // alignment))
     start, stop = union.finish()
@@ -335,141 +316,3 @@ def _quantiles(values: NDArray[Any], least: int) -> list[float]:
     elif not means.any():
         means += 1
     return [float(mean) for mean in np.maximum(means, means.sum() * 1e-8)]
-
-
-# --- The mix, by trial ---------------------------------------------------------------------------
-
-
-def _choose_mix(
-    base: VolumeSpec, trace: Trace, op: Op, duration: int, seed: int
-) -> tuple[float, VolumeSpec]:
-    """The least distance of a trial from the original, and the volume with its mix."""
-    if op != Op.WRITE:
-        return 0.0, replace(base, workload=replace(base.workload, mix=Mix(0.0, 1.0, 0.0)))
-    share, run, space = _streams(trace)
-    median = sorted(length for length, _ in base.workload.sizes)[len(base.workload.sizes) // 2]
-    granule = max(4 * KIB, 1 << (min(median, 64 * KIB) - 1).bit_length())
-    trials = _Trials(base, figures(trace), duration, seed)
-    part = min(_TRIAL_REQUESTS / base.workload.requests, 1.0)
-    found = [trials.nearest(mix, part) for mix in _candidates(share, run, space, granule)]
-    distance, mix, best = min(found, key=lambda result: result[0])
-    if distance < math.inf:
-        part = min(_FULL_REQUESTS / base.workload.requests, 1.0)
-        closer, _, best = trials.nearest(mix, part, last=True)
-    else:
-        closer, mix = distance, Mix(share, 1 - share, 0.0, run=run)
-    if closer < math.inf:
-        distance = closer
-    else:  # no working set makes the ratio: the one that was measured
-        best = replace(base, workload=replace(base.workload, mix=mix))
-    return distance, best
-
-
-@dataclass(frozen=True)
-class _Trials:
-    """Traces made to see how near a mix comes to the original."""
-
-    base: VolumeSpec
-    wanted: dict[str, float]
-    duration: int
-    seed: int
-
-    def nearest(
-        self, mix: Mix, part: float, *, last: bool = False
-    ) -> tuple[float, Mix, VolumeSpec]:
-        """The least distance with this mix, the mix, and the volume.
-
-        What the model leaves out (requests that overlap, edges of extents) shifts the sequential
-        share and the share of the written bytes that is unique; how far a trial has them wrong
-        corrects the next. That share and not the rewrite ratio is what trials are to reach: the
-        ratio is one of blocks, and how many blocks a write touches depends on how it lies on them.
-        """
-        best, distance = self.base, math.inf
-        ratio, in_streams = self.wanted["rewrite_ratio"], mix.sequential
-        rest = max(mix.uniform + mix.zipf, 1e-9)
-        for _ in range(_LAST_TRIALS if last else _FIRST_TRIALS):
-            part_of_rest = (1 - in_streams) / rest
-            changed = replace(
-                mix,
-                sequential=in_streams,
-                uniform=mix.uniform * part_of_rest,
-                zipf=mix.zipf * part_of_rest,
-            )
-            volume, found = self._trial(changed, ratio, part, last)
-            if not found:
-                break
-            if (far := self._distance(found)) < distance:
-                best, distance, mix_of_best = volume, far, changed
-            ratio *= found["unique_share"] / self.wanted["unique_share"]
-            in_streams += self.wanted["sequential_writes"] - found["sequential_writes"]
-            in_streams = min(max(in_streams, 0.0), 0.999)
-        return distance, mix_of_best if distance < math.inf else mix, best
-
-    def _trial(
-        self, mix: Mix, ratio: float, part: float, last: bool
-    ) -> tuple[VolumeSpec, dict[str, float]]:
-        """The volume with a mix and a rewrite ratio, and its figures; none if it cannot be."""
-        work = replace(
-            self.base.workload, mix=mix, working_set=0, rewrite_ratio=min(max(ratio, 1.0), 1e9)
-        )
-        volume = replace(self.base, workload=work)
-        spec = Spec(self.duration, (volume,), self.seed)
-        spec = spec.with_requests(max(round(spec.requests * part), 1))
-        try:
-            if not last:  # what is expected will do
-                work = spec.volumes[0].workload
-                line = expected_working_set(spec.volumes[0])
-                work = replace(work, working_set=line, rewrite_ratio=0.0)
-                spec = replace(spec, volumes=(replace(volume, workload=work),))
-            return volume, figures(synthesise(spec))
-        except InputError:  # no working set makes this ratio of this mix
-            return volume, {}
-
-    def _distance(self, found: dict[str, float]) -> float:
-        """How far two traces are apart: the metrics' ratios, as logarithms, weighed and added."""
-        return sum(
-            weight * abs(math.log(max(found[name], 0.01) / max(self.wanted[name], 0.01)))
-            for name, weight in _JUDGED.items()
-        )
-
-
-def _candidates(share: float, run: int, space: float, granule: int) -> Iterator[Mix]:
-    """Mixes worth a trial: all that is not sequential is uniform, or Zipf, or some of both."""
-    share = min(share, 0.999)
-    spaces, granules = sorted({round(space, 6), 1.0}), sorted({4 * KIB, granule})
-    even = Mix(share, 1 - share, 0.0, run=run)
-    for stream_space in spaces:
-        yield replace(even, stream_space=stream_space)
-    for stream_space, unit, theta, part in product(
-        spaces, granules, (0.7, 1.0, 1.4, 1.9), (0.8, 0.5, 0.2, 0.05)
-    ):
-        yield replace(
-            even,
-            uniform=(1 - share) * part,
-            zipf=(1 - share) * (1 - part),
-            theta=theta,
-            stream_space=stream_space,
-            granule=unit,
-        )
-
-
-def _streams(trace: Trace) -> tuple[float, int, float]:
-    """Share of the writes that are sequential, bytes of a run, and the space of what they cover."""
-    count = total = runs = written = 0
-    places: list[Ints] = []
-    others: list[Ints] = []
-    for batch in _of(trace, (Op.WRITE,)):
-        follows = sequential(batch.offset, batch.length)
-        leads = sequential(-(batch.offset + batch.length)[::-1], batch.length[::-1])[::-1]
-        total += len(batch)
-        count += int(follows.sum())
-        runs += int((leads & ~follows).sum())
-        written += int(batch.length[follows | leads].sum())
-        for rows, into in ((follows | leads, places), (~(follows | leads), others)):
-            into.append(np.unique(batch.offset[rows] // BLOCK))
-    if not count:
-        return 0.0, 0, 1.0
-    in_streams = len(np.unique(np.concatenate(places)))
-    everywhere = len(np.unique(np.concatenate([*places, *others])))
-    run = max(written // max(runs, 1) // BLOCK, 1) * BLOCK
-    return count / total, run, min(max(in_streams / everywhere, 1e-6), 1.0)

@@ -35,6 +35,16 @@ def batches(trace: Trace) -> Iterator[Requests]:
         yield replace(batch, time_ns=batch.time_ns - first) if first else batch
 
 
+def covering(trace: Trace, ops: tuple[Op, ...]) -> Iterator[Requests]:
+    """Batches of the requests of some operations that have a length."""
+    for batch in trace.batches():
+        rows = np.isin(batch.op, ops) & (batch.length > 0)
+        yield Requests(
+            batch.time_ns[rows], batch.op[rows], batch.volume[rows],
+            batch.offset[rows], batch.length[rows], batch.flags[rows],
+        )  # fmt: skip
+
+
 def sequential(offset: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which requests of one volume begin where one of the `LAGS` before them ended."""
     ends, found = offset + length, np.zeros(len(offset), np.bool_)
