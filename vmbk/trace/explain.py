@@ -14,6 +14,7 @@ from vmbk.display import table
 from vmbk.trace import findings
 from vmbk.trace.findings import LARGE, SLOW, Finding
 from vmbk.trace.metrics.windows import WHOLE, measure
+from vmbk.trace.table import checked_trace
 from vmbk.trace.wording import listed
 from vmbk.units import format_duration, format_interval, parse_duration, parse_size
 
@@ -156,6 +157,7 @@ def explain(
     The same trace always gives the same sentences. What changes is counted in blocks of 4 KiB,
     except for granularity and dispersion.
     """
+    checked_trace(trace)
     import polars as pl
 
     from vmbk.trace.metrics.regions import regions
