@@ -6,6 +6,7 @@ array, a set of block numbers where the kernel takes a bitmap, and returns what 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -657,6 +658,31 @@ def vscsi_requests(
 
 
 # --- Columns of a trace ---------------------------------------------------------------------------
+
+
+def survey_text(text: bytes) -> tuple[int, bool, bool]:
+    """Line feeds, whether there is a carriage return, whether a byte is not ASCII."""
+    return text.count(b"\n"), b"\r" in text, not text.isascii()
+
+
+def same_bytes(data: bytes, a: int, b: int, size: int) -> bool:
+    return data[a : a + size] == data[b : b + size]
+
+
+def number_codes(values: Sequence[int]) -> list[int]:
+    order = list(dict.fromkeys(values))
+    return [order.index(value) for value in values]
+
+
+def decimal_units(words: Sequence[bytes], digits: int, most: int) -> list[int]:
+    """The numbers up to the first word that is none."""
+    found = []
+    for word in words:
+        match = re.fullmatch(rb"[ \t]*([0-9]*)(?:[.,]([0-9]*))?[ \t]*", word)
+        if match is None or not (match[1] or match[2]) or int(match[1] or b"0") > most:
+            break
+        found.append(int((match[1] or b"0") + ((match[2] or b"") + b"0" * digits)[:digits]))
+    return found
 
 
 def word_codes(words: Sequence[bytes], most: int) -> tuple[list[int], list[int]] | None:

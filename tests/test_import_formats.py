@@ -495,7 +495,8 @@ def test_the_command_tells_what_it_left_out(tmp_path):
     assert told == {"requests": 3, "writes": 2, "skipped": 1, "bad": 1, "duplicates": 2}
     assert done["examples"] == ["line 6: not 6 fields: 'what?'"]
     assert len(read_trace(out)) == 3
-    shown = vmbk(*words).stdout
+    fails(2, *words, words="exists already")
+    shown = vmbk(*words, "--force").stdout
     assert "1 skipped, 1 malformed, 2 duplicates dropped" in shown
     assert "line 6: not 6 fields: 'what?'" in shown
 

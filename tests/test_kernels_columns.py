@@ -6,14 +6,19 @@ import struct
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import naive
 from vmbk.kernels import checks
 from vmbk.kernels.records import vscsi_requests
-from vmbk.kernels.words import word_codes
+from vmbk.kernels.text import (
+    decimal_units,
+    number_codes,
+    same_bytes,
+    survey_text,
+    word_codes,
+)
 from vmbk.trace.formats import vscsi
 from vmbk.trace.formats.scsi import OPERATIONS
 from vmbk.trace.schema import Op
@@ -82,25 +87,70 @@ def test_volume_ends(rows, before):
     assert checks.volume_ends(*columns([(0, 1, 1), (7, 1, 1)], *"Iqq"), ends) == 1
 
 
-@given(
-    st.lists(st.sampled_from([b"", b"R", b"W", b"Read", b"Write", b"Writf", b"r\xc3\xa4"])),
-    st.integers(0, 7),
-    st.integers(0, 3),
-)
+WORD = st.sampled_from(
+    [b"", b"R", b"W", b"R\0", b"Read", b"Write", b"r\xc3\xa4", b"12345678", b"123456789",
+     b"123456780", b"12345678\0"]
+)  # fmt: skip
+
+
+def strings(words, skipped=0):
+    """A column of strings as Arrow has it: where each begins, and the bytes."""
+    starts = np.cumsum([0, *map(len, words)]).astype(np.int32)[skipped:]
+    return starts, np.frombuffer(b"".join(words), np.uint8)
+
+
+@given(st.lists(WORD), st.integers(0, 9), st.integers(0, 3))
 def test_word_codes(words, most, skipped):
     skipped = min(skipped, len(words))
-    column = pa.array(words, pa.binary())[skipped:]
-    starts = np.frombuffer(column.buffers()[1], np.int32)[skipped : len(words) + 1]
-    if not words:
-        starts = np.zeros(1, np.int32)
-    data = np.frombuffer(column.buffers()[2] or b"", np.uint8)
-    codes, firsts = np.empty(len(column), np.int32), np.empty(most, np.int64)
+    starts, data = strings(words, skipped)
+    codes, firsts = np.empty(len(starts) - 1, np.int32), np.empty(most, np.int64)
     found = word_codes(starts, data, codes, firsts)
     expected = naive.word_codes(words[skipped:], most)
     if expected is None:
         assert found == -1
     else:
         assert (codes.tolist(), firsts[:found].tolist()) == expected
+
+
+@given(st.binary(min_size=8, max_size=40), st.data())
+def test_same_bytes(text, data):
+    a, b = (data.draw(st.integers(0, len(text) - 4)) for _ in range(2))
+    text = text if data.draw(st.booleans()) else text[:a] + text[b : b + 4] + text[a + 4 :]
+    size = data.draw(st.integers(0, min(4, len(text) - max(a, b))))
+    view = np.frombuffer(text, np.uint8)
+    assert same_bytes(view, a, b, size) == naive.same_bytes(text, a, b, size)
+
+
+@given(st.binary(max_size=300).map(lambda b: b.replace(b"\x80", b"\r\n")))
+def test_survey_text(text):
+    seen = np.empty(2, np.uint8)
+    lines = survey_text(np.frombuffer(text, np.uint8), seen)
+    assert (lines, bool(seen[0]), bool(seen[1])) == naive.survey_text(text)
+
+
+@given(st.lists(st.integers(-5, 20)))
+def test_number_codes(values):
+    codes, table = np.empty(len(values), np.int64), np.zeros(26, np.int64)
+    found = number_codes(np.array(values, np.int64), -5, table, codes)
+    assert codes.tolist() == naive.number_codes(values)
+    assert found == len(set(values))
+
+
+NUMBER = st.one_of(
+    st.text("0123456789", max_size=12), st.text("0123456789.,-+e \tx", max_size=8),
+    st.tuples(st.integers(0, 10**12), st.text("0123456789", max_size=14)).map(
+        lambda parts: f" {parts[0]}.{parts[1]}\t"
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(NUMBER), st.integers(0, 9), st.sampled_from([0, 99, 10**12]))
+def test_decimal_units(words, digits, most):
+    encoded = [word.encode() for word in words]
+    values = np.empty(len(words), np.int64)
+    read = decimal_units(*strings(encoded), digits, min(most, 9 * 10**17 // 10**digits), values)
+    expected = naive.decimal_units(encoded, digits, min(most, 9 * 10**17 // 10**digits))
+    assert values[:read].tolist() == expected
 
 
 FIELD = st.one_of(st.integers(0, 1000), st.sampled_from([(1 << 32) - 1, 1 << 32, 1 << 62, MOST]))

@@ -230,4 +230,6 @@ def _umask() -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What a library says, which may quote bytes of the file."""
+    plain = "".join(c if c.isprintable() else " " for c in str(error))
+    return " ".join(plain.split())[:300] or type(error).__name__

@@ -23,8 +23,8 @@ _FEW_WORDS: Final = 64  # of a column, up to which comparing each row with all o
 ARROW_TYPES: Final[dict[str, Any]] = {
     "int": pa.int64(),
     "text": pa.string(),
-    "seconds": pa.decimal128(28, 9),
-    "milliseconds": pa.decimal128(28, 6),
+    "seconds": pa.string(),
+    "milliseconds": pa.string(),
     "digest": pa.string(),
     "hex": pa.string(),
     "grouped": pa.string(),
@@ -68,16 +68,12 @@ class Text:
 def unusual(text: bytes, kinds: Mapping[str, str]) -> bool:
     """Whether pyarrow may read a block of lines otherwise than `from_words` does.
 
-    It takes a lone carriage return for an end of line, hexadecimal digits for an integer, and
-    decimals with signs and exponents.
+    It takes a lone carriage return for an end of line, and hexadecimal digits for an integer.
     """
     if b"\r" in text:
         return True
     # One byte is found several times as fast as two.
-    if "int" in kinds.values() and any(x in text and b"0" + x in text for x in (b"x", b"X")):
-        return True
-    decimals = any(kind in _DIGITS for kind in kinds.values())
-    return decimals and any(sign in text for sign in (b"+", b"-", b"e", b"E"))
+    return "int" in kinds.values() and any(x in text and b"0" + x in text for x in (b"x", b"X"))
 
 
 def from_arrow(column: Any, kind: str) -> Any:
@@ -93,27 +89,40 @@ def from_arrow(column: Any, kind: str) -> Any:
     if kind == "digest":
         return _digests(column)
     if kind in _DIGITS:
-        halves = np.frombuffer(column.buffers()[1], np.int64).reshape(-1, 2)
-        low, high = halves[column.offset : column.offset + len(column)].T
-        most = _MOST_SECONDS * 10**9
-        return low if not high.any() and bool(((low >= 0) & (low <= most)).all()) else None
+        return _decimals(column, _DIGITS[kind])
     return column.to_numpy()
+
+
+def _buffers(column: Any) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Where each string of a column begins, and all their bytes."""
+    if not len(column):
+        return np.zeros(1, np.int32), np.zeros(0, np.uint8)
+    _, starts, data = column.buffers()
+    begins = np.frombuffer(starts, np.int32)[column.offset :][: len(column) + 1]
+    return begins, np.frombuffer(data or b"", np.uint8)
 
 
 def _words(column: Any) -> Text:
     """A column of strings as a `Text`; several times faster than Arrow's where words are few."""
-    from vmbk.kernels.words import word_codes
+    from vmbk.kernels.text import word_codes
 
-    starts = np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column) + 1]
-    data = np.frombuffer(column.buffers()[2] or b"", np.uint8)
     codes, firsts = np.empty(len(column), np.int32), np.empty(_FEW_WORDS, np.int64)
-    found = word_codes(starts, data, codes, firsts)
+    found = word_codes(*_buffers(column), codes, firsts)
     if found < 0:
         column = column.dictionary_encode()
         codes, words = column.indices.to_numpy(), column.dictionary.to_pylist()
     else:
         words = [column[row].as_py() for row in firsts[:found].tolist()]
     return Text(codes, [word.strip(" \t") for word in words])
+
+
+def _decimals(column: Any, digits: int) -> NDArray[np.int64] | None:
+    """A column of decimal strings as ns, as `seconds` has them; None where one is unfit."""
+    from vmbk.kernels.text import decimal_units
+
+    values = np.empty(len(column), np.int64)
+    most = _MOST_SECONDS * 10**9 // 10**digits
+    return values if decimal_units(*_buffers(column), digits, most, values) == len(values) else None
 
 
 def from_words(words: pl.Series, kind: str) -> tuple[Any, NDArray[np.bool_]]:

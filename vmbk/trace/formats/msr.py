@@ -45,7 +45,8 @@ def read(source: Source, tally: Tally) -> Iterator[Batch]:
     """Requests of a file; a volume is a host's disk."""
     start = None
     for rows in delimited(source, tally, ",", FIELDS, _KINDS, header=HEADER):
-        rows = rows.without_bad(rows["type"].map(_OPS, -1) < 0, "neither Read nor Write")
+        rows = rows.with_columns({"op": rows["type"].map(_OPS, -1)})
+        rows = rows.without_bad(rows["op"] < 0, "neither Read nor Write")
         rows = rows.without_bad((rows["disk"] < 0) | (rows["disk"] > 9999), "no number of a disk")
         rows = rows.without_bad(rows["timestamp"] < 0, "a negative time")
         if not len(rows):
@@ -53,11 +54,12 @@ def read(source: Source, tally: Tally) -> Iterator[Batch]:
         # Ticks since 1601 do not fit in 63 bits of ns, those since the first row do.
         if start is None:
             start = int(rows["timestamp"][0])
-        far = np.abs(rows["timestamp"] - start) > _MOST_TICKS
+        rows = rows.with_columns({"since": rows["timestamp"] - start})
+        far = (rows["since"] > _MOST_TICKS) | (rows["since"] < -_MOST_TICKS)
         rows = rows.without_bad(far, "a time far from the first")
         yield Batch(
-            time_ns=(rows["timestamp"] - start) * 100,
-            op=rows["type"].map(_OPS, 0).astype(np.int8),
+            time_ns=rows["since"] * 100,
+            op=rows["op"].astype(np.int8),
             volume=volumes(tally, rows["hostname"], rows["disk"]),
             offset=rows["offset"],
             length=rows["size"],

@@ -7,11 +7,14 @@ sizes, order in time, bounds) is seen to in one place, by `vmbk.trace.formats.im
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import insort
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import polars as pl
@@ -29,14 +32,19 @@ from vmbk.trace.formats.source import BOM, CHUNK, Source
 from vmbk.trace.schema import Op
 from vmbk.units import quoted
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 SECTOR: Final = 512
 """Bytes; the unit of most formats."""
 
 MOST_VOLUMES: Final = 1 << 20
 """Volumes of a trace; the largest public one has some five thousand."""
 
+_MOST_WORKERS: Final = 4  # blocks parsed at a time, each of which takes memory
 _EXAMPLES: Final = 5  # bad rows that are quoted
 _MOST_FIELDS: Final = 64  # beyond those named; with more of them a row is not worth the fast way
+_MOST_TABLE: Final = 1 << 20  # numbers from the least to the greatest, up to which they are few
 _SAMPLE: Final = 20  # lines that a detector looks at
 
 
@@ -247,24 +255,56 @@ def delimited(
     size : int
         Bytes parsed at a time.
     """
-    for first, count, text in _lines(source, size):
+
+    def parse(block: tuple[int, int, bytes]) -> _Parsed:
+        first, count, text = block
         if first == 1 and header:
             stop = text.index(b"\n")
             if text[:stop].decode().strip().lower() == header.lower():
                 first, count, text = 2, count - 1, text[stop + 1 :]
         if text.isspace() or not text:
-            continue
-        shown = text
+            return _Parsed(first, b"", b"", None)
         columns = _parse_fast(text, count, separator, fields, kinds, more)
-        if columns is None and tidy is not None:
-            text = tidy(text)
-            columns = _parse_fast(text, count, separator, fields, kinds, more)
+        if columns is not None or tidy is None:
+            return _Parsed(first, text, text, columns)
+        tidied = tidy(text)
+        columns = _parse_fast(tidied, count, separator, fields, kinds, more)
+        return _Parsed(first, text, tidied, columns)
+
+    for parsed in _in_order(parse, _lines(source, size)):
+        first, columns = parsed.first, parsed.columns
         if columns is not None:
             where = np.arange(first, first + len(columns[next(iter(kinds))]))
-            yield Rows(where, columns, _liner(shown, first), tally)
-            continue
-        rows = Rows(np.zeros(0, np.int64), {}, _liner(shown, first), tally)
-        yield _parse_with_care(rows, text, first, separator, fields, kinds, more)
+            yield Rows(where, columns, _liner(parsed.shown, first), tally)
+        elif parsed.text:
+            rows = Rows(np.zeros(0, np.int64), {}, _liner(parsed.shown, first), tally)
+            yield _parse_with_care(rows, parsed.text, first, separator, fields, kinds, more)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A block of lines: its first line's number, as it was, tidied, and as columns if it fits."""
+
+    first: int
+    shown: bytes
+    text: bytes
+    columns: dict[str, Any] | None
+
+
+def _in_order(work: Callable[[_T], _R], items: Iterator[_T]) -> Iterator[_R]:
+    """What ``work`` makes of each item, in their order, several at a time."""
+    workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    with ThreadPoolExecutor(workers, "vmbk-parse") as pool:
+        waiting: deque[Future[_R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _lines(source: Source, size: int) -> Iterator[tuple[int, int, bytes]]:
@@ -295,7 +335,8 @@ def _parse_fast(
     try:
         table = csv.read_csv(
             pa.BufferReader(text),
-            csv.ReadOptions(column_names=names, block_size=4 << 20),
+            # One piece, by one thread: several blocks are parsed at a time instead.
+            csv.ReadOptions(column_names=names, block_size=len(text) + 1, use_threads=False),
             csv.ParseOptions(delimiter=separator, quote_char=False),
             csv.ConvertOptions(
                 include_columns=list(kinds),
@@ -355,42 +396,48 @@ def volumes(tally: Tally, *keys: Text | NDArray[np.int64], prefix: str = "") -> 
     ndarray of uint32, shape (n,)
         New volumes get ids in the order of their rows, however the rows are cut into batches.
     """
-    count = len(keys[0])
-    codes: NDArray[Any] = np.zeros(count, np.int64)
+    codes: NDArray[np.int64] = np.zeros(len(keys[0]), np.int64)
     labels = [""]
     for key in keys:
         if isinstance(key, Text):
             inner: NDArray[Any] = key.codes
             words = key.words
         else:
-            values, inner = _distinct(key)
-            words = [str(value) for value in values.tolist()]
-        if len(words) == 1 and len(labels) == 1:  # nothing to tell apart
+            inner = key
+            words = None
+        if words is not None and len(words) == 1 and len(labels) == 1:  # nothing to tell apart
             labels = [f"{labels[0]}_{words[0]}"]
             continue
-        pairs, codes = _distinct(codes * len(words) + inner)
+        if words is None:
+            values, inner = _numbered(inner)
+            words = [str(value) for value in values.tolist()]
+            if len(labels) == 1:
+                codes, labels = inner, [f"{labels[0]}_{word}" for word in words]
+                continue
+        pairs, codes = _numbered(codes * len(words) + inner)
         labels = [
             f"{labels[pair // len(words)]}_{words[pair % len(words)]}" for pair in pairs.tolist()
         ]
-    first = np.full(len(labels), count)
-    first[codes[::-1]] = np.arange(count)[::-1]  # of several rows the first is written last
-    order = np.argsort(first)
-    ids = np.zeros(len(labels), np.uint32)
-    ids[order] = tally.volume_ids([prefix + labels[i][1:] for i in order.tolist()])
+    ids = tally.volume_ids([prefix + label[1:] for label in labels])
     chosen: NDArray[np.uint32] = ids[codes]
     return chosen
 
 
-def _distinct(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The values that occur, ascending, and for each row the place of its own among them."""
-    low = int(values.min(initial=0))
-    if int(values.max(initial=0)) - low < 1 << 16:  # many times faster than sorting
-        present = np.flatnonzero(np.bincount(values - low))
-        place = np.zeros(int(present[-1]) + 1 if len(present) else 0, np.int64)
-        place[present] = np.arange(len(present))
-        return present + low, place[values - low]
-    found, inverse = np.unique(values, return_inverse=True)
-    return found, inverse
+def _numbered(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The values that occur, in order of appearance, and for each row the place of its own."""
+    from vmbk.kernels.text import number_codes
+
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if high - low < _MOST_TABLE:
+        table, codes = np.zeros(high - low + 1, np.int64), np.empty(len(values), np.int64)
+        number_codes(np.ascontiguousarray(values, np.int64), low, table, codes)
+        there = np.flatnonzero(table)
+        return there[np.argsort(table[there])] + low, codes
+    found, firsts, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(firsts)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return found[order], place[inverse]
 
 
 def matched(

@@ -19,7 +19,7 @@ from vmbk.errors import StorageError, TraceFormatError
 from vmbk.trace.store import read_head
 from vmbk.units import MIB, format_size, quoted
 
-CHUNK: Final = 16 * MIB
+CHUNK: Final = 8 * MIB
 """Bytes handed on at a time: enough to keep two threads of a parser busy."""
 
 LONGEST_LINE: Final = MIB
@@ -182,6 +182,8 @@ class Source:
         TraceFormatError
             As `chunks`, and if a line is longer than `LONGEST_LINE`.
         """
+        from vmbk.kernels.text import survey_text
+
         number, rest = 1, b""
         for chunk in self.chunks(size):
             cut = chunk.rfind(b"\n") + 1
@@ -196,9 +198,10 @@ class Source:
                 begin = block.rfind(b"\n", 0, place) + 1
                 if block.index(b"\n", place) - begin > LONGEST_LINE:
                     raise self._endless(number + block.count(b"\n", 0, begin))
-            block = _plain(block.removeprefix(BOM) if number == 1 else block)
-            count = count_lines(block)
-            yield number, count, block
+            block = block.removeprefix(BOM) if number == 1 else block
+            seen = np.empty(2, np.uint8)
+            count = survey_text(np.frombuffer(block, np.uint8), seen)
+            yield number, count, _plain(block) if seen.any() else block
             number += count
             if len(rest) > LONGEST_LINE:
                 raise self._endless(number)
@@ -238,11 +241,6 @@ class Source:
             f"{quoted(self.path.name)} is damaged {self.packing or 'data'}: {error}",
             hint="fetch the file again",
         )
-
-
-def count_lines(block: bytes) -> int:
-    """Line feeds in a block; several times faster than ``bytes.count`` where they are many."""
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
 
 
 def _plain(block: bytes) -> bytes:
