@@ -86,7 +86,9 @@ def run(requests: int, text_requests: int, rounds: int, folder: Path) -> Iterato
     )  # fmt: skip
     yield memory(path, requests)
     yield text_import(small, rounds, folder)
-    beside = beside_libcachesim(trace[: min(4 * text_requests, requests)], rounds, folder)
+    # So many that starting a program is a small part of its time.
+    part = trace[: min(8 * text_requests, requests)]
+    beside = beside_libcachesim(part, rounds, folder)
     if beside is not None:
         yield beside
 

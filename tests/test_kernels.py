@@ -558,6 +558,7 @@ def word_operations(a: Any, b: Any, out: np.ndarray) -> None:
     out[1] = intrinsics.swap_bytes(a)
     out[2] = intrinsics.count_ones(a)
     out[3] = intrinsics.count_trailing_zeros(a)
+    out[4] = intrinsics.count_leading_zeros(a)
 
 
 words = st.one_of(st.integers(0, naive.WORD), st.integers(0, 63).map(lambda n: 1 << n))
@@ -565,11 +566,14 @@ words = st.one_of(st.integers(0, naive.WORD), st.integers(0, 63).map(lambda n: 1
 
 @given(words, words)
 def test_lowered_operations_do_what_their_definitions_say(a: int, b: int) -> None:
-    out = np.zeros(4, np.uint64)
+    out = np.zeros(5, np.uint64)
     word_operations(np.uint64(a), np.uint64(b), out)
     trailing_zeros = 64 if a == 0 else len(bin(a)) - len(bin(a).rstrip("0"))
     swapped = int.from_bytes(a.to_bytes(8, "big"), "little")
-    assert out.tolist() == [naive.folded(a, b), swapped, bin(a).count("1"), trailing_zeros]
+    leading_zeros = len(f"{a:064b}") - len(f"{a:064b}".lstrip("0"))
+    assert out.tolist() == [
+        naive.folded(a, b), swapped, bin(a).count("1"), trailing_zeros, leading_zeros,
+    ]  # fmt: skip
 
 
 # --- Threads -------------------------------------------------------------------------------------

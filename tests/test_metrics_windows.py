@@ -432,3 +432,41 @@ def test_the_last_window_is_measured_at_the_end(rows: list[naive.Write]) -> None
     last = figures(work.finish())
     every = naive.churn_windows(rows, {1}, 7, 4096, 0)[0]
     assert dict(list(last.items())[before:]) == naive.churn_finish(every)
+
+
+@given(st.one_of(st.integers(0, naive.WORD), st.lists(st.integers(0, 63)).map(
+    lambda places: sum(1 << place for place in set(places)))))  # fmt: skip
+def test_runs_of_a_word_that_are_counted_together(bits: int) -> None:
+    counts, blocks = np.zeros(70, np.int64), np.zeros(70, np.int64)
+    found = kernels._count_runs(np.uint64(bits), 3, counts, blocks)
+    expected_counts, expected_blocks = [0] * 70, [0] * 70
+    runs = [run for run in f"{bits:b}".split("0") if run]
+    for run in runs:
+        expected_counts[3 + len(run).bit_length() - 1] += 1
+        expected_blocks[3 + len(run).bit_length() - 1] += len(run)
+    assert found == len(runs)
+    assert (counts.tolist(), blocks.tolist()) == (expected_counts, expected_blocks)
+
+
+@given(st.lists(st.integers(0, 3000), min_size=300, max_size=900), st.sampled_from([0, 4096]))
+def test_strewn_blocks_have_the_runs_of_the_definition(blocks: list[int], gap: int) -> None:
+    """Several runs in a word, runs over the edges of words and of leaves."""
+    count = len(blocks)
+    trace = Trace.from_columns(
+        volumes=[Volume(0, "disk", 1 << 24)], op=np.full(count, Op.WRITE, np.int8),
+        offset=4096 * np.array(blocks, np.int64), length=np.full(count, 4096, np.int64),
+    )  # fmt: skip
+    lengths, run = [], 0
+    changed = set(blocks)
+    for block in range(3003):
+        if block in changed:
+            run += 1
+        elif run and not (gap and block + 1 in changed):
+            lengths.append(run)
+            run = 0
+    found = measure(trace, WHOLE, gap=gap)
+    assert found.churn["extents"].to_list()[0] == len(lengths)
+    assert found.dispersion["unique_bytes"].to_list()[0] == 4096 * len(changed)
+    together = found.run_lengths.filter(pl.col("volume").is_null())
+    assert together["runs"].sum() == len(lengths)
+    assert together["changed_bytes"].sum() == 4096 * len(changed)

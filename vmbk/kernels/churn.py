@@ -19,13 +19,14 @@ import numpy as np
 
 from vmbk.kernels.intrinsics import (
     bytes_of,
+    count_leading_zeros,
     count_ones,
     count_trailing_zeros,
     load_word,
     prefetch,
     store_word,
 )
-from vmbk.kernels.jit import I64, U8, U32, U64, OutI64, OutU64, i64, kernel, void
+from vmbk.kernels.jit import I64, U8, U32, U64, OutI64, OutU64, i64, kernel, u64, void
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,6 +59,8 @@ SLOT_MASK, PAGE_MASK = (1 << SLOT_BITS) - 1, (1 << PAGE_BITS) - 1
 
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _NONE = np.uint64(0)
+_ONE = np.uint64(1)
+_MANY_RUNS = 3  # of a word: from here on they are counted together
 _AHEAD = 16  # requests
 _WIDE = 1 << 16  # words of bitmaps: 512 KiB
 _LAST_NS = np.int64(0x7FFF_FFFF_FFFF_FFFF)
@@ -100,6 +103,30 @@ def _count_levels(bits: NDArray[np.uint64], shift: int, row: NDArray[np.int64]) 
             outer = _NONE
     if levels > 12:
         row[LEVELS + 13] += 1
+
+
+@kernel(i64(u64, i64, OutI64, OutI64))
+def _count_runs(
+    bits: int, first_bin: int, run_counts: NDArray[np.int64], run_blocks: NDArray[np.int64]
+) -> int:
+    """Add the runs of a word to bins by log2 of their length; returns how many there are.
+
+    Of a run, as many bits stay as places where ``size`` set bits in a row begin. So the runs that
+    are at least so long can be counted, and from the bits that stay follow their lengths.
+    """
+    kept = np.uint64(bits)
+    runs, blocks = count_ones(kept & ~(kept << _ONE)), count_ones(kept)
+    all_runs, size, bin = runs, 1, first_bin
+    while runs > 0:
+        kept &= kept >> np.uint64(size)
+        size <<= 1
+        longer = count_ones(kept & ~(kept << _ONE))
+        longer_blocks = count_ones(kept) + (size - 1) * longer
+        run_counts[bin] += runs - longer
+        run_blocks[bin] += blocks - longer_blocks
+        runs, blocks = longer, longer_blocks
+        bin += 1
+    return int(all_runs)
 
 
 @kernel(i64(I64, i64, I64, OutU64, OutU64, i64, i64, i64, i64, OutI64, OutI64, OutI64, OutI64))
@@ -164,6 +191,16 @@ def _close_window(
             row[NEW] += count_ones(word & ~ever[start + i])
             ever[start + i] |= word
             at = base + (i << 6)
+            starts = word & ~(word << _ONE)
+            if gap == 0 and count_ones(starts) > _MANY_RUNS:
+                # The first run may go on from the word before, the last into the next; those
+                # between are counted together.
+                skip = count_trailing_zeros(word)
+                stop = skip + count_trailing_zeros(~(word >> np.uint64(skip)))
+                last = 63 - count_leading_zeros(starts)
+                between = word & (_ALL << np.uint64(stop)) & ~(_ALL << np.uint64(last))
+                row[EXTENTS] += _count_runs(between, 64 * volume, run_counts, run_blocks)
+                word ^= between
             while word != _NONE:
                 skip = count_trailing_zeros(word)
                 word >>= np.uint64(skip)

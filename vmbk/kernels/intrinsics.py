@@ -194,6 +194,20 @@ def count_trailing_zeros(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
+def _count_leading_zeros(word: Any) -> int:
+    return 64 - int(word).bit_length()
+
+
+@_lowers(_count_leading_zeros)
+def count_leading_zeros(typing: Any, word: Any) -> Any:
+    """``count_leading_zeros(word)``: bits above the highest set one of a uint64, 64 without one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
+
+
 def _load_stripe(data: Any, offset: int) -> Any:
     return np.frombuffer(data[offset : offset + STRIPE_BYTES].tobytes(), "<u8")
 
