@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ import xxhash
 from tests.tools import require_tool
 from vmbk import RawDisk, dataset_path, datasets
 from vmbk.cli.parser import build_parser
+from vmbk.cli.program import run
 from vmbk.study import read_results
 
 MIB = 1 << 20
@@ -35,14 +38,24 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 def vmbk(*arguments: object, cwd: Path | None = None, key: Path | None = None) -> Any:
-    """Run the program; whatever happens there is no traceback."""
+    """Run a command; whatever happens there is no traceback.
+
+    In this process, since starting one takes a second and there are hundreds; what a process is and
+    prints is looked at by those tests that start one.
+    """
+    words = [str(argument) for argument in arguments]
     environment = clean_environment(**({} if key is None else {"VMBK_KEY_FILE": str(key)}))
-    done = subprocess.run(
-        [sys.executable, "-m", "vmbk", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    with (
+        mock.patch.dict(os.environ, environment, clear=True),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stderr(io.StringIO()) as told,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
+        answer = run(words)
+    out = printed.getvalue() + (f"{answer.out}\n" if answer.out else "")
+    err = told.getvalue() + (f"{answer.err}\n" if answer.err else "")
+    assert "Traceback" not in err, err
+    return subprocess.CompletedProcess(words, answer.code, out, err)
 
 
 def ok(*arguments: object, key: Path | None = None) -> dict[str, Any]:
