@@ -452,16 +452,19 @@ class TestStreams:
 class TestSignals:
     """Ctrl-C and SIGTERM: one answer, the right code, no traceback."""
 
-    def test_an_interrupt_that_a_library_swallows_comes_again(self, tmp_path):
-        """A signal arrives while a library has a bare except clause around what runs."""
+    @pytest.mark.parametrize("where", ["except", "del"])
+    def test_an_interrupt_that_a_library_swallows_comes_again(self, tmp_path, where):
+        """A signal arrives while a bare except clause or an object's end is around what runs."""
+        swallowing = {
+            "except": "    try:\n        strike()\n    except BaseException: pass\n",
+            "del": "    class Object:\n        def __del__(self): strike()\n    Object()\n",
+        }
         start = (
             "import os, signal, sys\n"
             "import vmbk.pipeline.backup as module\n"
             "load = module.load_kernels\n"
-            "def swallow():\n"
-            "    try:\n        os.kill(os.getpid(), signal.SIGTERM); sum(range(10**6))\n"
-            "    except BaseException: pass\n"
-            "    load()\n"
+            "def strike(): os.kill(os.getpid(), signal.SIGTERM); sum(range(10**6))\n"
+            f"def swallow():\n{swallowing[where]}    load()\n"
             "module.load_kernels = swallow\n"
             "from vmbk.cli import main; main()"
         )
@@ -471,6 +474,7 @@ class TestSignals:
             env=clean_environment(VMBK_PROGRESS="0", TMPDIR=str(tmp_path)),
         )  # fmt: skip
         assert done.returncode == 143, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
         assert one_object(done.stdout)["exit_code"] == 143
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

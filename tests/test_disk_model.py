@@ -245,5 +245,5 @@ class TrackedDisk(RuleBasedStateMachine):
             assert reason(lambda key=key: tracker.verify_base(*key, SIZE)) is why
 
 
-TrackedDisk.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+TrackedDisk.TestCase.settings = settings(max_examples=30, stateful_step_count=30)
 TestTrackedDisk = TrackedDisk.TestCase

@@ -99,9 +99,16 @@ def _failed(error: VmbkError, as_json: bool, code: int | None = None) -> Answer:
     return Answer(code, json.dumps(body) if as_json else "", f"vmbk: {error}")
 
 
+def _unraisable(caught: sys.UnraisableHookArgs) -> None:
+    """Say nothing of a signal that came while an object was given up: it comes a second time."""
+    if not isinstance(caught.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(caught)
+
+
 def main() -> None:
     """Entry point of the ``vmbk`` program."""
     _mend_streams()
+    sys.unraisablehook = _unraisable
     words = sys.argv[1:]
     try:
         for number in _SIGNALS:
