@@ -25,7 +25,7 @@ test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, noteb
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
-	$(BIN)/pytest --nbval --nbval-cell-timeout=120 -p no:xdist notebooks
+	$(BIN)/pytest --nbval --nbval-cell-timeout=120 --numprocesses=$(JOBS) --dist=loadfile notebooks
 
 bench: $(VENV)/.ready  ## measure traces at scale: 100 million requests, some minutes
 	$(BIN)/python -m benchmarks.traces $(BENCH)
