@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,7 @@ def run(requests: int, text_requests: int, rounds: int, folder: Path) -> Iterato
     yield text_import(small, rounds, folder)
     # So many that starting a program is a small part of its time.
     part = trace[: min(8 * text_requests, requests)]
-    beside = beside_libcachesim(part, rounds, folder)
-    if beside is not None:
-        yield beside
+    yield from beside_libcachesim(part, rounds, folder)
 
 
 def synthetic(requests: int, **changes: Any) -> Trace:
@@ -268,11 +266,22 @@ def text_import(trace: Trace, rounds: int, folder: Path) -> dict[str, Any]:
 # --- libCacheSim ---------------------------------------------------------------------------------
 
 ANALYSER = """
-import sys
+import sys, time
 import libcachesim
+began = time.perf_counter()
 reader = libcachesim.TraceReader(sys.argv[1], libcachesim.TraceType.VSCSI_TRACE)
-analyser = libcachesim.TraceAnalyzer(reader, sys.argv[2])
-analyser.run()
+libcachesim.TraceAnalyzer(reader, sys.argv[2]).run()
+print("seconds", time.perf_counter() - began)
+"""
+
+OURS = """
+import sys, time
+from benchmarks.traces import everything
+from vmbk.trace.formats import import_trace
+everything(import_trace(sys.argv[2]).trace)  # loads the kernels, as its import loads the analyser
+began = time.perf_counter()
+everything(import_trace(sys.argv[1]).trace)
+print("seconds", time.perf_counter() - began)
 """
 
 
@@ -284,13 +293,13 @@ def has_libcachesim(python: str) -> bool:
     return done.returncode == 0
 
 
-def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any] | None:
+def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Its trace analyser and our import with all metrics, each a process, on one vscsi file."""
     peer = os.environ.get("VMBK_LIBCACHESIM_PYTHON", sys.executable)
     if not has_libcachesim(peer):
         print("libcachesim is not installed: pip install libcachesim, or name the Python that has "
               "it with VMBK_LIBCACHESIM_PYTHON", file=sys.stderr)  # fmt: skip
-        return None
+        return
     r = trace.requests
     keep = r.length > 0
     rows = np.zeros(int(keep.sum()), np.dtype(
@@ -300,29 +309,35 @@ def beside_libcachesim(trace: Trace, rounds: int, folder: Path) -> dict[str, Any
     rows["sn"], rows["len"], rows["nsg"], rows["ver"] = np.arange(len(rows)), r.length[keep], 1, 256
     rows["cmd"] = np.where(r.op[keep] == 1, 0x2A, 0x28)
     rows["lbn"], rows["ts"] = r.offset[keep] // 512, r.time_ns[keep] // 1000 + 1
-    path = folder / "trace.vscsi"
+    path, first = folder / "trace.vscsi", folder / "first.vscsi"
     rows.tofile(path)
-    ours = (
-        "import sys; from benchmarks.traces import everything; "
-        "from vmbk.trace.formats import import_trace; everything(import_trace(sys.argv[1]).trace)"
-    )
+    rows[:1000].tofile(first)
+    inside: dict[str, list[float]] = {"vmbk": [], "libCacheSim": []}
 
-    def process(*command: str) -> Any:
-        # The analyser leaves files in its working directory.
-        paths = os.environ | {"PYTHONPATH": str(ROOT)}
-        return lambda: subprocess.run(
-            command, check=True, capture_output=True, cwd=folder, env=paths
-        )
+    def process(name: str, *command: str) -> Callable[[], None]:
+        def call() -> None:
+            # The analyser leaves files in its working directory.
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            inside[name].append(float(done.stdout.split("seconds")[-1]))
+
+        return call
 
     times = take_turns(
         {
-            "vmbk": process(sys.executable, "-c", ours, str(path)),
-            "libCacheSim": process(peer, "-c", ANALYSER, str(path), str(folder / "analysis")),
+            "vmbk": process("vmbk", sys.executable, "-c", OURS, str(path), str(first)),
+            "libCacheSim": process(
+                "libCacheSim", peer, "-c", ANALYSER, str(path), str(folder / "analysis")
+            ),
         },
         rounds,
     )
-    return result("all metrics of a vscsi file, as processes", len(rows), "requests", times,
-                  "libCacheSim")  # fmt: skip
+    warm = {name: Timing(tuple(seconds[1:])) for name, seconds in inside.items()}
+    what = "all metrics of a vscsi file"
+    yield result(f"{what}, as processes", len(rows), "requests", times, "libCacheSim")
+    yield result(f"{what}, without their start", len(rows), "requests", warm, "libCacheSim")
 
 
 # --- The table -----------------------------------------------------------------------------------

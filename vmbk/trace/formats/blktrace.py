@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from vmbk.errors import StorageError
 from vmbk.trace.formats.block_layer import MOST_SECTORS, Events
 from vmbk.trace.formats.reading import SECTOR, Batch, Tally
-from vmbk.trace.formats.source import CHUNK, Source
+from vmbk.trace.formats.source import RECORDS, Source
 from vmbk.trace.schema import Flag, Op
 
 NAME: Final = "blktrace"
@@ -84,7 +84,7 @@ def parts(path: Path) -> list[Path]:
     return [other for _, other in sorted(found)]
 
 
-def read(source: Source, tally: Tally, size: int = CHUNK) -> Iterator[Batch]:
+def read(source: Source, tally: Tally, size: int = RECORDS) -> Iterator[Batch]:
     """Requests of a file and its companions, one file after another."""
     kind = _counted_kind(source, size)
     first = 1

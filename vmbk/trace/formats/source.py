@@ -22,6 +22,10 @@ from vmbk.units import MIB, format_size, quoted
 CHUNK: Final = 8 * MIB
 """Bytes handed on at a time: enough to keep two threads of a parser busy."""
 
+RECORDS: Final = MIB
+"""Bytes of binary records at a time: their arrays are then small enough to be used again, where
+larger ones come as fresh pages from the system, which takes as long as the parsing."""
+
 LONGEST_LINE: Final = MIB
 """Bytes; no trace has longer lines, and a file without line ends must not fill the memory."""
 

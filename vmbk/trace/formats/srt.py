@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vmbk.errors import TraceFormatError
 from vmbk.trace.formats.reading import Batch, Tally, volumes
-from vmbk.trace.formats.source import CHUNK, Source
+from vmbk.trace.formats.source import RECORDS, Source
 from vmbk.trace.schema import Op
 from vmbk.units import quoted
 
@@ -48,7 +48,7 @@ def detect(head: bytes) -> bool:
     return bool((rows["micros"] < 10**6).all())
 
 
-def read(source: Source, tally: Tally, size: int = CHUNK) -> Iterator[Batch]:
+def read(source: Source, tally: Tally, size: int = RECORDS) -> Iterator[Batch]:
     """Requests of a file.
 
     Raises

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vmbk.errors import TraceFormatError
 from vmbk.trace.formats.reading import SECTOR, Batch, Tally
 from vmbk.trace.formats.scsi import OPERATIONS
-from vmbk.trace.formats.source import CHUNK, Source
+from vmbk.trace.formats.source import RECORDS, Source
 from vmbk.trace.schema import MAX_VOLUME_SIZE, Op
 from vmbk.units import quoted
 
@@ -66,7 +66,7 @@ def detect(head: bytes) -> bool:
     )
 
 
-def read(source: Source, tally: Tally, size: int = CHUNK) -> Iterator[Batch]:
+def read(source: Source, tally: Tally, size: int = RECORDS) -> Iterator[Batch]:
     """Requests of a file, all of one volume.
 
     Raises
