@@ -80,7 +80,7 @@ def from_arrow(column: Any, kind: str) -> Any:
     """A column that pyarrow has parsed, as an array or a `Text`; None where a field is unfit."""
     if column.null_count:
         return None
-    column = column.combine_chunks()
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if kind in ("hex", "grouped", "grouped seconds"):
         values, bad = from_words(pl.Series(pl.from_arrow(column)), kind)
         return None if bad.any() else values

@@ -342,7 +342,7 @@ def _parse_fast(
                 include_columns=list(kinds),
                 column_types={name: ARROW_TYPES[kind] for name, kind in kinds.items()},
                 check_utf8=False,  # the block is UTF-8 already
-                quoted_strings_can_be_null=False,
+                null_values=[],  # looking for them takes a quarter of the time
             ),
         )
     except pa.ArrowInvalid:

@@ -19,7 +19,7 @@ from vmbk.errors import StorageError, TraceFormatError
 from vmbk.trace.store import read_head
 from vmbk.units import MIB, format_size, quoted
 
-CHUNK: Final = 8 * MIB
+CHUNK: Final = 4 * MIB
 """Bytes handed on at a time: enough to keep two threads of a parser busy."""
 
 RECORDS: Final = MIB
