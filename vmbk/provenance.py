@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = ("numpy", "numba", "polars", "pyarrow", "blake3", "cryptography")
@@ -52,29 +51,36 @@ def _commit() -> str:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return ""
-    git = ["git", "-C", str(root)]
+    import subprocess
+
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+        return subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*",
+             "--dirty=+dirty"],
             capture_output=True, text=True, timeout=10, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""
-    return head + ("+dirty" if changed else "")
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries, by the names of the folders that installers leave beside them.
+
+    `importlib.metadata` says the same, and takes as long to load as a small backup.
+    """
+    found: dict[str, str] = {}
+    for place in sys.path:
+        with suppress(OSError), os.scandir(place or ".") as entries:
+            for entry in entries:
+                name, dash, rest = entry.name.partition("-")
+                if dash and rest.endswith(".dist-info") and name in LIBRARIES:
+                    found.setdefault(name, rest.removesuffix(".dist-info"))
+    return {name: found[name] for name in LIBRARIES if name in found}
 
 
 @cache
 def provenance() -> Provenance:
     """The record of this process."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     from vmbk import __version__
 
     return Provenance(
@@ -85,5 +91,5 @@ def provenance() -> Provenance:
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)),
         kernel=f"{platform.system()} {platform.release().split('-')[0]}",
-        libraries=versions,
+        libraries=_versions(),
     )

@@ -69,6 +69,8 @@ def open_image(path: Path, flags: int) -> int:
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{str(path)!r} is no path") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{str(path)!r} is a link that leads to itself") from error
         if error.errno == errno.EBUSY:
             raise BusyError(
                 f"{str(path)!r} is mounted or otherwise in use",

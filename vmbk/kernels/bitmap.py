@@ -79,8 +79,18 @@ def _set_blocks(bitmap: Any, first: int, stop: int) -> None:
     bitmap[tail] |= tail_mask
 
 
-@kernel(void(Bytes, i64, i64, i64, i64))
-def _mark(bitmap: Any, n_blocks: int, offset: int, length: int, block_size: int) -> None:
+@kernel(i64(i64))
+def _shift_of(block_size: int) -> Any:
+    """By how many bits to shift instead of dividing by a power of two, -1 for another number."""
+    if block_size & (block_size - 1) != 0:
+        return -1
+    return count_trailing_zeros(np.uint64(block_size))
+
+
+@kernel(void(Bytes, i64, i64, i64, i64, i64))
+def _mark(
+    bitmap: Any, n_blocks: int, offset: int, length: int, block_size: int, shift: int
+) -> None:
     """Set every block that a range of bytes touches, among the first `n_blocks`."""
     end = n_blocks * block_size
     if length > 0 and offset < 0:
@@ -90,7 +100,10 @@ def _mark(bitmap: Any, n_blocks: int, offset: int, length: int, block_size: int)
     # Compared by subtraction: offset + length may not fit in 63 bits.
     if length < end - offset:
         end = offset + length
-    _set_blocks(bitmap, offset // block_size, (end - 1) // block_size + 1)
+    if shift >= 0:  # a division takes as long as all the rest
+        _set_blocks(bitmap, offset >> shift, ((end - 1) >> shift) + 1)
+    else:
+        _set_blocks(bitmap, offset // block_size, (end - 1) // block_size + 1)
 
 
 @kernel(void(OutU8, i64, i64, i64))
@@ -107,7 +120,8 @@ def mark_range(bitmap: NDArray[np.uint8], offset: int, length: int, block_size: 
     block_size : int64
         Bytes of a block, at least 1; times 8 m it fits in 63 bits.
     """
-    _mark(bytes_of(bitmap), 8 * bitmap.size, offset, length, block_size)
+    shift = _shift_of(block_size)
+    _mark(bytes_of(bitmap), 8 * bitmap.size, offset, length, block_size, shift)
 
 
 @kernel(void(OutU8, I64, I64, i64))
@@ -128,9 +142,9 @@ def mark_ranges(
     block_size : int64
         Bytes of a block, at least 1; times 8 m it fits in 63 bits.
     """
-    bits = bytes_of(bitmap)
+    bits, shift = bytes_of(bitmap), _shift_of(block_size)
     for i in range(offsets.size):
-        _mark(bits, 8 * bitmap.size, offsets[i], lengths[i], block_size)
+        _mark(bits, 8 * bitmap.size, offsets[i], lengths[i], block_size, shift)
 
 
 @kernel(i64(U8))

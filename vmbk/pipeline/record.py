@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vmbk.pipeline.job import DiskJob
 from vmbk.pipeline.restore import whole_digest
 from vmbk.vault import DiskRecord, Vault, VaultWriter
+from vmbk.vault.arrow import int_array
 from vmbk.vault.diskmap import DIGEST_SCHEMA, EXTENT_SCHEMA, Extents, overlay
 
 MAX_CHAIN: Final = 32
@@ -100,9 +101,12 @@ def _extent_table(extents: Extents) -> pa.Table:
             pa.py_buffer(np.ascontiguousarray(extents.chunk).tobytes()),
         ],
     )
-    columns = [extents.offset, extents.length, chunks, extents.chunk_offset]
-    return pa.table(columns, schema=EXTENT_SCHEMA)
+    offset, length, chunk_offset = (
+        int_array(values) for values in (extents.offset, extents.length, extents.chunk_offset)
+    )
+    return pa.Table.from_arrays([offset, length, chunks, chunk_offset], schema=EXTENT_SCHEMA)
 
 
 def _digest_table(index: NDArray[np.intp], digests: NDArray[np.uint64]) -> pa.Table:
-    return pa.table([index.astype(np.int64), digests.view(np.int64)], schema=DIGEST_SCHEMA)
+    columns = [int_array(index.astype(np.int64)), int_array(digests.view(np.int64))]
+    return pa.Table.from_arrays(columns, schema=DIGEST_SCHEMA)

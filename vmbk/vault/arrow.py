@@ -25,6 +25,27 @@ def id_array(ids: NDArray[np.uint8]) -> Any:
     return pa.Array.from_buffers(ID_TYPE, len(data), [None, pa.py_buffer(data)])
 
 
+def int_array(values: NDArray[Any]) -> Any:
+    """An Arrow array of integers; no copy of a contiguous one.
+
+    `pyarrow.array` does the same and loads NumPy's masked arrays first, for as long as a small
+    backup takes.
+    """
+    data = np.ascontiguousarray(values)
+    kind = pa.from_numpy_dtype(data.dtype)
+    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
+
+
+def nulls_of(column: Any) -> NDArray[np.bool_]:
+    """Which rows of an Arrow column are null."""
+    array = _one(column)
+    valid = array.buffers()[0]
+    if valid is None or not array.null_count:
+        return np.zeros(len(array), np.bool_)
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)] == 0
+
+
 def ids_of(column: Any) -> NDArray[np.uint8]:
     """Ids of an Arrow column as shape (n, 32), uint8; rows that are null hold anything."""
     array = _one(column)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vmbk.errors import IntegrityError, NotFoundError
 from vmbk.units import format_size
-from vmbk.vault.arrow import ID_TYPE, ids_of, ints_of
+from vmbk.vault.arrow import ID_TYPE, ids_of, ints_of, nulls_of
 from vmbk.vault.format import CHECK_HINT, KINDS, MAX_CHAIN
 from vmbk.vault.manifest import DiskRecord, RecoveryPoint
 from vmbk.vault.reader import Reader
@@ -142,7 +142,7 @@ def read_extents(reader: Reader, record: DiskRecord) -> Extents:
     """
     table = reader.get_table(record.extents, EXTENT_SCHEMA)
     column = table.column("chunk")
-    zero = np.asarray(column.is_null())
+    zero = nulls_of(column)
     extents = Extents(
         offset=ints_of(table.column("offset")),
         length=ints_of(table.column("length")),

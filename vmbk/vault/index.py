@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmbk.errors import IntegrityError
-from vmbk.vault.arrow import ID_TYPE, from_ipc, id_array, ids_of, ints_of, to_ipc
+from vmbk.vault.arrow import ID_TYPE, from_ipc, id_array, ids_of, int_array, ints_of, to_ipc
 from vmbk.vault.format import (
     CHECK_HINT,
     ENTRY_SIZE,
@@ -112,9 +112,9 @@ class IndexRows:
         names = np.frombuffer(b"".join(self.packs), np.uint8).reshape(-1, ID_SIZE)
         columns = [
             id_array(self.chunk),
-            pa.DictionaryArray.from_arrays(pa.array(self.pack), id_array(names)),
+            pa.DictionaryArray.from_arrays(int_array(self.pack), id_array(names)),
             *(
-                pa.array(getattr(self, name))
+                int_array(getattr(self, name))
                 for name in ("offset", "stored", "raw", "kind", "compression")
             ),
         ]

@@ -1,0 +1,315 @@
+"""The table of what is measured: each case names our way, the naive one, a peer, and a baseline.
+
+Tests call a case on little data, where all ways must agree; benchmarks time ours and the baseline
+in turns. Machines differ and drift, so a time alone says little: a figure is the baseline's time
+over ours, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmbk.units import GIB, KIB, MIB
+
+TIB = 1024 * GIB
+
+Ways = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A case with its data.
+
+    Attributes
+    ----------
+    ours, baseline : callable
+    same : dict of str to callable
+        Other ways to the same result: the naive one, a peer library.
+    amount : int
+        What ours goes through, in ``unit``.
+    close : callable
+        Removes the data.
+    """
+
+    ours: Ways
+    baseline: Ways
+    same: dict[str, Ways]
+    amount: int
+    unit: str = "bytes"
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A line of the table.
+
+    Attributes
+    ----------
+    name : str
+    baseline : str
+        What ours is compared with.
+    make : callable
+        Told a share of the full size, makes the data.
+    floor : float or None
+        The least ratio of the baseline's time to ours.
+    rounds : int
+    """
+
+    name: str
+    baseline: str
+    make: Callable[[float], Setup]
+    floor: float | None = None
+    rounds: int = 9
+
+
+# --- Data and baselines --------------------------------------------------------------------------
+
+
+def random_bytes(size: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 1 << 64, -(-size // 8), np.uint64).view(
+        np.uint8
+    )[:size]  # fmt: skip
+
+
+def scaled(size: int, share: float, unit: int = 1) -> int:
+    return max(int(size * share) // unit, 1) * unit
+
+
+@cache
+def _sum() -> Callable[[NDArray[np.uint64]], int]:
+    import numba
+
+    @numba.njit(nogil=True)
+    def add(words: NDArray[np.uint64]) -> int:
+        total = np.uint64(0)
+        for i in range(words.size):
+            total += words[i]
+        return total
+
+    add(np.zeros(1, np.uint64))
+    return add  # type: ignore[no-any-return]
+
+
+@cache
+def _parallel_sum() -> Callable[[NDArray[np.uint64]], int]:
+    import numba
+
+    @numba.njit(parallel=True)
+    def add(words: NDArray[np.uint64]) -> int:
+        total = np.uint64(0)
+        for i in numba.prange(words.size):
+            total += words[i]
+        return total
+
+    add(np.zeros(1, np.uint64))
+    return add  # type: ignore[no-any-return]
+
+
+def reading(*arrays: NDArray[Any], threads: int = 2) -> Ways:
+    """Reading arrays as fast as the memory gives them: their sum, by Numba."""
+    add = _parallel_sum() if threads > 1 else _sum()
+    words = [a.view(np.uint8)[: a.nbytes // 8 * 8].view(np.uint64) for a in arrays]
+    return lambda: [add(w) for w in words]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2)
+
+
+def in_threads(work: Callable[[int, int], None], units: int, threads: int) -> None:
+    """Call ``work(first, last)`` for as many shares of the units as there are threads."""
+    if threads == 1:
+        work(0, units)
+        return
+    edges = [units * i // threads for i in range(threads + 1)]
+    list(_pool().map(work, edges[:-1], edges[1:]))
+
+
+# --- Digests -------------------------------------------------------------------------------------
+
+
+def hashing(share: float, threads: int, peer: bool) -> Setup:
+    import xxhash
+
+    from vmbk.kernels.hash import xxh3_64_blocks
+
+    block = 4 * KIB
+    data = random_bytes(scaled(GIB, share, block))
+    digests = np.empty(data.size // block, np.uint64)
+
+    def ours() -> NDArray[np.uint64]:
+        def work(first: int, last: int) -> None:
+            xxh3_64_blocks(data[first * block : last * block], block, digests[first:last])
+
+        in_threads(work, len(digests), threads)
+        return digests
+
+    def by_xxhash() -> list[int]:
+        view = memoryview(data)
+        digest = xxhash.xxh3_64_intdigest
+        return [digest(view[at : at + block]) for at in range(0, data.size, block)]
+
+    baseline = by_xxhash if peer else reading(data, threads=threads)
+    return Setup(ours, baseline, {"xxhash": by_xxhash}, data.size)
+
+
+# --- Comparison and bitmaps ----------------------------------------------------------------------
+
+
+def comparing(share: float) -> Setup:
+    from vmbk.kernels.compare import compare_blocks
+
+    block = 64 * KIB
+    size = scaled(GIB, share, block)
+    a = random_bytes(size)
+    b = a.copy()
+    differs = np.empty(size // block, np.uint8)
+
+    def ours() -> NDArray[np.uint8]:
+        def work(first: int, last: int) -> None:
+            part = slice(first * block, last * block)
+            compare_blocks(a[part], b[part], block, differs[first:last])
+
+        in_threads(work, len(differs), 2)
+        return differs
+
+    def by_numpy() -> NDArray[np.bool_]:
+        return np.any((a != b).reshape(-1, block), axis=1)
+
+    return Setup(ours, reading(a, b), {"numpy": by_numpy}, 2 * size)
+
+
+def extents(share: float) -> Setup:
+    from vmbk.detect.scan import bitmap_ranges
+
+    block = 64 * KIB
+    blocks = scaled(TIB // block, share, 8)
+    rng = np.random.default_rng(0)
+    flags = np.zeros(blocks, np.uint8)
+    for start in rng.integers(0, blocks, max(blocks // 400, 1)).tolist():
+        flags[start : start + int(rng.geometric(1 / 20))] = 1
+    bits = np.packbits(flags, bitorder="little")
+
+    def by_numpy() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        flags = np.unpackbits(bits, bitorder="little").view(np.int8)
+        edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
+        starts, stops = edges[::2], edges[1::2]
+        return starts * block, (stops - starts) * block
+
+    return Setup(
+        lambda: bitmap_ranges(bits, block, blocks * block), by_numpy, {"numpy": by_numpy},
+        blocks, "blocks",
+    )  # fmt: skip
+
+
+def marking(share: float) -> Setup:
+    from vmbk.kernels.bitmap import mark_ranges
+
+    block = 64 * KIB
+    ranges, blocks = scaled(10_000_000, share), scaled(TIB // block, share, 8)
+    rng = np.random.default_rng(0)
+    offsets = rng.integers(0, blocks * block - MIB, ranges) if blocks * block > MIB else None
+    offsets = np.zeros(ranges, np.int64) if offsets is None else offsets // 512 * 512
+    lengths = rng.integers(1, 257, ranges) * 512
+
+    def ours() -> NDArray[np.uint8]:
+        bits = np.zeros(blocks // 8, np.uint8)
+        mark_ranges(bits, offsets, lengths, block)
+        return bits
+
+    def by_numpy() -> NDArray[np.uint8]:
+        """Starts and stops of ranges added up: the way without a loop."""
+        first, stop = offsets // block, (offsets + lengths - 1) // block + 1
+        depth = np.bincount(first, minlength=blocks + 1) - np.bincount(stop, minlength=blocks + 1)
+        return np.packbits(np.cumsum(depth[:blocks]) > 0, bitorder="little")
+
+    return Setup(ours, by_numpy, {"numpy": by_numpy}, ranges, "ranges")
+
+
+# --- Whole disks and whole processes -------------------------------------------------------------
+
+
+def checksum(share: float) -> Setup:
+    """`checksum` on an unchanged image whose pages the system has, beside ``cat``."""
+    from benchmarks.peers.images import Mixed
+    from vmbk.detect.changes import Base, Settings
+    from vmbk.detect.choose import detect
+    from vmbk.disk.raw import RawDisk
+
+    folder = tempfile.TemporaryDirectory(prefix="vmbk-bench-")
+    path = Path(folder.name) / "disk.img"
+    Mixed(scaled(2 * GIB, share, MIB), holes=0.0, text=0.6).make(path)
+    settings = Settings()
+    with RawDisk(path) as disk:
+        full = detect(disk, None, detector="full", settings=settings)
+    base = Base("point", full.size, *settings.units, full.digests, full.sub_digests)
+
+    def ours() -> int:
+        with RawDisk(path) as disk:
+            found = detect(disk, base, detector="checksum", settings=settings)
+        return found.changed_bytes
+
+    def cat() -> None:
+        with open(os.devnull, "wb") as nothing:
+            subprocess.run(["cat", str(path)], check=True, stdout=nothing)
+
+    return Setup(ours, cat, {"what changed": lambda: 0}, full.size, close=folder.cleanup)
+
+
+FIRST_CALL = "import vmbk; vmbk.hash_blocks(b'x' * 65536, 4096)"
+
+
+def program(code: str, **environment: str) -> Ways:
+    def call() -> None:
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True,
+            env=os.environ | environment,
+        )  # fmt: skip
+
+    return call
+
+
+def first_call(share: float) -> Setup:
+    program(FIRST_CALL)()  # the machine's first call compiles
+    return Setup(program(FIRST_CALL), program("import numpy"), {}, 1, "process")
+
+
+def compiling(share: float) -> Setup:
+    """The machine's very first call of a digest: an empty cache."""
+    from vmbk.kernels import hash as family
+
+    assert family
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory(prefix="vmbk-bench-") as folder:
+            program(FIRST_CALL, NUMBA_CACHE_DIR=folder)()
+
+    return Setup(ours, program("import numba"), {}, 1, "process")
+
+
+CASES = (
+    Case("XXH3-64 of 4 KiB blocks, 2 threads", "reading the array, 2 threads",
+         lambda share: hashing(share, 2, False), 0.90),
+    Case("XXH3-64 of 4 KiB blocks, 1 thread", "xxhash called per block",
+         lambda share: hashing(share, 1, True), 1.6),
+    Case("compare at 64 KiB, 2 threads", "reading both, 2 threads", comparing, 0.90),
+    Case("bitmap to extents", "NumPy", extents, 10, rounds=5),
+    Case("10 M ranges into a bitmap", "NumPy", marking, 5, rounds=5),
+    Case("checksum of an unchanged image", "cat", checksum, 1 / 2.5, rounds=7),
+    Case("first call in a fresh process", "import numpy", first_call),
+    Case("first call on a machine: compiling", "import numba", compiling, rounds=3),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""vmbk beside restic and borg, as programs, on the same disk images."""
