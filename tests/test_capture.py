@@ -92,6 +92,16 @@ def test_an_own_recipe_is_named_by_its_path(tmp_path: Path) -> None:
     assert recipe.digest != replace(recipe, script="false\n").digest
 
 
+def test_what_scripts_share_stands_in_a_file_beside_them(tmp_path: Path) -> None:
+    own = own_recipe(tmp_path, "a\n#include both.sh\n#include ../own.toml\n #include no.sh\n")
+    with pytest.raises(NotFoundError, match=r"both\.sh"):
+        Recipe.load(own)
+    (tmp_path / "both.sh").write_text("b '\\1'\n")
+    assert Recipe.load(own).script == "a\nb '\\1'\n#include ../own.toml\n #include no.sh\n"
+    (tmp_path / "own.sh").write_text("#include both.sh")
+    assert Recipe.load(own).script == "b '\\1'\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "quoted"),
     [

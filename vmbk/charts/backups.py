@@ -118,12 +118,10 @@ def bytes_read(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=6)
         .encode(x=alt.X("end:Q"), text="mean:N")
     )
-    chart = alt.layer(bars, strokes, labels, data=data).properties(
-        width=panel_width(panels), height=ROW * len(names)
-    )
     return figure(
-        chart, panels, "Read to find the changes",
+        alt.layer(bars, strokes, labels, data=data), panels, "Read to find the changes",
         f"Mean of the incremental backups, {grain_label(found)}; {strokes_are}",
+        height=ROW * len(names),
     )  # fmt: skip
 
 
@@ -205,13 +203,11 @@ def bytes_sent(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=9)
         .encode(x=alt.X("to:Q", scale=scale), text="label:N")
     )
-    chart = alt.layer(lines, points, left, right, data=data).properties(
-        width=panel_width(panels), height=ROW * len(names)
-    )
     return figure(
-        chart, panels, "Reported, changed and sent",
+        alt.layer(lines, points, left, right, data=data), panels, "Reported, changed and sent",
         "Mean of the incremental backups: blocks reported (right), changed after drill-down, sent "
         "without zeros (left)",
+        height=ROW * len(names),
     )  # fmt: skip
 
 
@@ -312,8 +308,8 @@ def reported_against_compare(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=6)
         .encode(x="end:Q", text="label:N")
     )
-    chart = alt.layer(bars, labels, data=data).properties(width=width, height=ROW * len(names))
     return figure(
-        chart, panels, "Reported beyond what differs",
+        alt.layer(bars, labels, data=data), panels, "Reported beyond what differs",
         f"Blocks before drill-down, against a comparison of every byte{left_out}",
+        height=ROW * len(names),
     )  # fmt: skip

@@ -23,6 +23,9 @@ from vmbk.charts.traces import (
     in_windows,
     of_volume,
     panel,
+    part_bars,
+    placed,
+    stairs,
     time_axis,
     whose,
 )
@@ -79,40 +82,30 @@ def churn_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.Layer
             (pl.col("block_writes") * size - pl.col("unique_bytes")).alias("over_bytes"),
         )
     )
-    longest = (int(bars["bar"][-1]) + 1) * each * seconds
-    begin = first_bar(bars) * each * seconds
+    bars, longest, begin = placed(bars, seconds, each)
     divisor, unit = byte_unit(
         float(bars.select((pl.col("unique_bytes") + pl.col("over_bytes")).max()).item())
     )
-    scale, _ = clock_unit(longest)
     parts = [column for column, _ in PARTS.values()]
     stacked = [
         (name, parts[k], (pl.lit(0), *map(pl.col, parts[:k]))) for k, name in enumerate(PARTS)
     ]
     data = pl.concat(
         bars.select(
-            "bar", pl.lit(name).alias("part"),
+            "bar", "from", "to", pl.lit(name).alias("part"),
             pl.col(column).alias("bytes"),
             (pl.sum_horizontal(below) / divisor).alias("low"),
             (pl.sum_horizontal(*below, column) / divisor).alias("high"),
         )
         for name, column, below in stacked
     ).with_columns(
-        (pl.col("bar") * each * seconds / scale).alias("from"),
-        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
         pl.format("{}: {} {}", (pl.col("bar") * each * seconds).map_elements(
             _instant, return_dtype=pl.String), sizes("bytes"), "part").alias("tip"),
     ).filter(pl.col("bytes") > 0)  # fmt: skip
-    marks = alt.Chart().mark_rect().encode(
-        x=time_axis(longest, begin),
-        x2="to:Q",
-        y=alt.Y("low:Q", title=f"{unit} per {'bar' if each > 1 else 'window'}",
-                axis=alt.Axis(tickCount=5, grid=True)),
-        y2="high:Q",
-        color=alt.Color("part:N", sort=list(PARTS),
-                        scale=alt.Scale(domain=list(PARTS), range=[c for _, c in PARTS.values()])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title="window at")],
+    colours = {name: colour for name, (_, colour) in PARTS.items()}
+    marks = part_bars(
+        time_axis(longest, begin), f"{unit} per {'bar' if each > 1 else 'window'}",
+        "part:N", colours, "window at",
     )  # fmt: skip
     bar = f"; a bar sums {each} of them" if each > 1 else ""
     return panel(
@@ -176,14 +169,8 @@ def sent_so_far(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
         )
         for name, column in curves.items()
     )  # fmt: skip
-    lines = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(
-        x=time_axis(longest, first * each * seconds),
-        y=alt.Y("size:Q", title=unit, axis=alt.Axis(tickCount=5, grid=True)),
-        color=alt.Color("curve:N", sort=list(curves),
-                        scale=alt.Scale(domain=list(curves), range=[GOOD, MUTED])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
-    )  # fmt: skip
+    colours = dict(zip(curves, (GOOD, MUTED), strict=True))
+    lines = stairs(time_axis(longest, first * each * seconds), unit, "curve:N", colours)
     return panel(
         alt.layer(lines, data=data), "What had been sent by then",
         f"Blocks ever written, and the sum of what an incremental every {format_interval(seconds)} "
@@ -224,29 +211,19 @@ def rewrites_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.La
     )  # fmt: skip
     if bars.is_empty():
         raise InputError("nothing to draw: nothing changed")
-    longest = (int(bars["bar"][-1]) + 1) * each * seconds
-    scale, _ = clock_unit(longest)
+    bars, longest, begin = placed(bars, seconds, each)
     kinds = {"the first time": (pl.lit(0.0), pl.lit(1.0), GOOD),
              "again": (pl.lit(1.0), pl.col("ratio"), OVER)}  # fmt: skip
     data = pl.concat(
         bars.select(
-            (pl.col("bar") * each * seconds / scale).alias("from"),
-            ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
-            pl.lit(name).alias("part"), low.alias("low"), high.alias("high"),
+            "from", "to", pl.lit(name).alias("part"), low.alias("low"), high.alias("high"),
             pl.format("{} block writes to {} blocks, {} each", "block_writes", "unique_blocks",
                       pl.col("ratio").round(2)).alias("tip"),
         )
         for name, (low, high, _) in kinds.items()
     ).filter(pl.col("high") > pl.col("low"))  # fmt: skip
-    marks = alt.Chart().mark_rect().encode(
-        x=time_axis(longest, first_bar(bars) * each * seconds), x2="to:Q",
-        y=alt.Y("low:Q", title="block writes per block", axis=alt.Axis(tickCount=5, grid=True)),
-        y2="high:Q",
-        color=alt.Color("part:N", sort=list(kinds), scale=alt.Scale(
-            domain=list(kinds), range=[colour for *_, colour in kinds.values()])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
-    )  # fmt: skip
+    colours = {name: colour for name, (*_, colour) in kinds.items()}
+    marks = part_bars(time_axis(longest, begin), "block writes per block", "part:N", colours)
     return panel(
         alt.layer(marks, data=data), "How often a changed block is written",
         f"Block writes over the blocks that changed, in windows of "

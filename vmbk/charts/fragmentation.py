@@ -14,17 +14,18 @@ from vmbk.charts.style import (
     WIDE,
     altair,
     finish,
+    part_colour,
+    tip,
 )
 from vmbk.charts.tables import sizes
 from vmbk.charts.traces import (
     ACCENT,
     AGAIN,
     NEW,
-    clock_unit,
-    first_bar,
     in_windows,
     of_volume,
     panel,
+    placed,
     time_axis,
     whose,
 )
@@ -158,8 +159,7 @@ def changed_runs(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCha
                 scale=alt.Scale(domain=[0, float(data["share"].max()) * 1.15])),  # type: ignore[arg-type]
     )  # fmt: skip
     bars = base.mark_bar().encode(
-        color=alt.Color("kind:N", sort=list(kinds),
-                        scale=alt.Scale(domain=list(kinds), range=list(kinds.values()))),
+        color=part_colour("kind:N", kinds),
         description="tip:N",
         tooltip=[alt.Tooltip("from:N"), alt.Tooltip("kind:N"), alt.Tooltip("label:N"),
                  alt.Tooltip("share:Q", format=".1%")],
@@ -195,18 +195,10 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
         If Altair is not installed.
     """
     alt = altair()
-    columns = ("window", "start_s", "unique_bytes", "extents", "regions")
-    rows = of_volume(frame, volume, columns, part="dispersion").filter(pl.col("unique_bytes") > 0)
-    if rows.is_empty():
-        raise InputError("nothing to draw: nothing changed")
-    found, seconds, each = in_windows(rows)
+    found, seconds, each = _changed_windows(frame, volume, "regions")
     found = found.group_by("bar").agg(pl.col("unique_bytes", "extents", "regions").sum())
-    longest = (int(found["bar"].max()) + 1) * each * seconds  # type: ignore[arg-type]
-    begin = first_bar(found) * each * seconds
-    scale, _ = clock_unit(longest)
+    found, longest, begin = placed(found, seconds, each)
     data = found.sort("bar").with_columns(
-        (pl.col("bar") * each * seconds / scale).alias("from"),
-        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
         (pl.col("unique_bytes") / pl.col("extents")).alias("mean"),
         (pl.col("unique_bytes") / (pl.col("regions") * REGION)).alias("fill"),
     ).with_columns(
@@ -219,18 +211,16 @@ def dispersion_over_time(frame: pl.DataFrame, volume: int | None = None) -> alt.
     powers = _powers(data["mean"])
     base = alt.Chart(data)
     mean = base.mark_rule(color=GOOD, strokeWidth=3).encode(
-        x=time_axis(longest, begin, labelled=False), x2="to:Q", description="mean_tip:N",
+        x=time_axis(longest, begin, labelled=False), x2="to:Q", **tip("mean_tip:N"),
         y=alt.Y("mean:Q", title="mean extent",
                 scale=alt.Scale(type="log", nice=False, domain=[powers[0], powers[-1]]),
                 axis=alt.Axis(values=powers, labelExpr=BYTES_ON_LOG_AXIS, grid=True)),
-        tooltip=[alt.Tooltip("mean_tip:N", title=" ")],
     ).properties(width=WIDE, height=110)  # fmt: skip
     fill = base.mark_rect(color=ACCENT).encode(
-        x=time_axis(longest, begin), x2="to:Q", description="fill_tip:N",
+        x=time_axis(longest, begin), x2="to:Q", **tip("fill_tip:N"),
         y=alt.Y("fill:Q", title="region fill", scale=alt.Scale(domainMin=0),
                 axis=alt.Axis(tickCount=4, grid=True, format="%")),
         y2=alt.datum(0),
-        tooltip=[alt.Tooltip("fill_tip:N", title=" ")],
     ).properties(width=WIDE, height=110)  # fmt: skip
     what = f"Windows of {format_interval(each * seconds)}, {whose(volume, frame)}"
     return finish(
@@ -267,11 +257,7 @@ def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VC
         If Altair is not installed.
     """
     alt = altair()
-    columns = ("window", "start_s", "unique_bytes", "extents", "fragmentation", "dispersion_index")
-    rows = of_volume(frame, volume, columns, part="dispersion").filter(pl.col("unique_bytes") > 0)
-    if rows.is_empty():
-        raise InputError("nothing to draw: nothing changed")
-    found, seconds, each = in_windows(rows)
+    found, seconds, each = _changed_windows(frame, volume, "fragmentation", "dispersion_index")
     changed = pl.col("unique_bytes")
     data = found.group_by("bar").agg(
         (pl.col("extents").sum() / changed.sum() * GIB).alias("per_gib"),
@@ -280,25 +266,20 @@ def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VC
         .alias("fragmentation"),
         ((changed * pl.col("dispersion_index")).sum() / changed.sum()).alias("index"),
     ).sort("bar")  # fmt: skip
-    longest = (int(data["bar"][-1]) + 1) * each * seconds
-    begin = first_bar(data) * each * seconds
-    scale, _ = clock_unit(longest)
+    data, longest, begin = placed(data, seconds, each)
     data = data.with_columns(
-        (pl.col("bar") * each * seconds / scale).alias("from"),
-        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
         pl.format("{} extents per GiB", pl.col("per_gib").round().cast(pl.Int64)).alias("per_tip"),
         pl.format("fragmentation {}%", (pl.col("fragmentation") * 100).round(1)).alias("frag_tip"),
         pl.format("index of dispersion {}", pl.col("index").round(2)).alias("index_tip"),
     )  # fmt: skip
     base = alt.Chart(data)
 
-    def bars(column: str, title: str, tip: str, colour: str, *, last: bool, **axis: Any) -> Any:
+    def bars(column: str, title: str, label: str, colour: str, *, last: bool, **axis: Any) -> Any:
         return base.mark_rect(color=colour).encode(
-            x=time_axis(longest, begin, labelled=last), x2="to:Q", description=f"{tip}:N",
+            x=time_axis(longest, begin, labelled=last), x2="to:Q", **tip(f"{label}:N"),
             y=alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domainMin=0),
                     axis=alt.Axis(tickCount=3, grid=True, **axis)),
             y2=alt.datum(0),
-            tooltip=[alt.Tooltip(f"{tip}:N", title=" ")],
         ).properties(width=WIDE, height=90)  # fmt: skip
 
     at_random = alt.Chart().mark_rule(color=INK, strokeDash=[4, 3]).encode(y=alt.datum(1))
@@ -314,6 +295,17 @@ def dispersion_indices(frame: pl.DataFrame, volume: int | None = None) -> alt.VC
         f"Windows of {format_interval(each * seconds)}, {whose(volume, frame)}: extents, extents "
         "over changed blocks, and how they cluster (dashed: at random)",
     )  # fmt: skip
+
+
+def _changed_windows(
+    frame: pl.DataFrame, volume: int | None, *more: str
+) -> tuple[pl.DataFrame, float, int]:
+    """The windows in which something changed, as `in_windows` returns them."""
+    columns = ("window", "start_s", "unique_bytes", "extents", *more)
+    rows = of_volume(frame, volume, columns, part="dispersion").filter(pl.col("unique_bytes") > 0)
+    if rows.is_empty():
+        raise InputError("nothing to draw: nothing changed")
+    return in_windows(rows)
 
 
 def _powers(sizes: pl.Series) -> list[int]:

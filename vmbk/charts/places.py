@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from vmbk.charts.style import GOOD, INK, altair, byte_unit
+from vmbk.charts.style import GOOD, INK, altair, byte_unit, tip
 from vmbk.charts.tables import sizes, table
 from vmbk.charts.traces import (
     OVER,
-    clock_unit,
-    first_bar,
     in_windows,
     of_volume,
     panel,
+    part_bars,
+    placed,
     time_axis,
     whose,
 )
@@ -55,18 +55,11 @@ def write_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
         If Altair is not installed.
     """
     alt = altair()
-    found = _one_volume(
-        frame, volume, ("offset", "region_bytes", "unique_bytes", "rewritten_bytes")
-    )
-    whose_map = whose(int(found["volume"][0]), frame, alone=volume is None)
-    length = int(found["region_bytes"][0])
-    last = int(found["offset"].max()) + length  # type: ignore[arg-type]
-    while last > MOST_REGIONS * length:
-        length *= 2
-    found = (
-        found.with_columns((pl.col("offset") // length * length).alias("offset"))
-        .group_by("offset").agg(pl.col("unique_bytes", "rewritten_bytes").sum()).sort("offset")
-    )  # fmt: skip
+    columns = ("offset", "region_bytes", "unique_bytes", "rewritten_bytes")
+    found, whose_map = _one_volume(frame, volume, columns)
+    found, length, last = _in_regions(found, int(found["region_bytes"][0]), MOST_REGIONS)
+    found = found.group_by("offset").agg(pl.col("unique_bytes", "rewritten_bytes").sum())
+    found = found.sort("offset")
     across, across_unit = byte_unit(last)
     divisor, unit = byte_unit(
         float(found.select((pl.col("unique_bytes") + pl.col("rewritten_bytes")).max()).item())
@@ -85,19 +78,11 @@ def write_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
         )
         for name, (column, _) in kinds.items()
     ).filter(pl.col("bytes") > 0)  # fmt: skip
-    bars = alt.Chart().mark_rect().encode(
-        x=alt.X("from:Q", title=f"place on the volume, {across_unit}",
-                scale=alt.Scale(domain=[0, last / across], nice=False),
-                axis=alt.Axis(tickCount=8, grid=False)),
-        x2="to:Q",
-        y=alt.Y("low:Q", title=f"{unit} per {format_size(length)}",
-                axis=alt.Axis(tickCount=5, grid=True)),
-        y2="high:Q",
-        color=alt.Color("kind:N", sort=list(kinds), scale=alt.Scale(
-            domain=list(kinds), range=[colour for _, colour in kinds.values()])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
-    )  # fmt: skip
+    x = alt.X("from:Q", title=f"place on the volume, {across_unit}",
+              scale=alt.Scale(domain=[0, last / across], nice=False),
+              axis=alt.Axis(tickCount=8, grid=False))  # fmt: skip
+    colours = {name: colour for name, (_, colour) in kinds.items()}
+    bars = part_bars(x, f"{unit} per {format_size(length)}", "kind:N", colours)
     return panel(
         alt.layer(bars, data=data), "Where the workload writes",
         f"Bytes of the blocks written in regions of {format_size(length)}, once and again; "
@@ -128,30 +113,22 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     """
     alt = altair()
     columns = ("offset", "length", "window", "start_s", "unique_bytes")
-    found = _one_volume(frame, volume, columns)
-    whose_map = whose(int(found["volume"][0]), frame, alone=volume is None)
-    length = int(found["length"][0])
+    found, whose_map = _one_volume(frame, volume, columns)
+    found, length, last = _in_regions(found, int(found["length"][0]), MOST_CELLS[1])
     found, seconds, each = in_windows(found, most=MOST_CELLS[0])
-    last = int(found["offset"].max()) + length  # type: ignore[arg-type]
-    while last > MOST_CELLS[1] * length:
-        length *= 2
     found = (
-        found.with_columns((pl.col("offset") // length * length).alias("offset"))
-        .group_by("bar", "offset").agg(pl.col("unique_bytes").sum()).sort("bar", "offset")
+        found.group_by("bar", "offset").agg(pl.col("unique_bytes").sum()).sort("bar", "offset")
         .filter(pl.col("unique_bytes") > 0)
     )  # fmt: skip
     if found.is_empty():
         raise InputError("nothing to draw: nothing changed")
-    longest = (int(found["bar"].max()) + 1) * each * seconds  # type: ignore[arg-type]
-    begin = first_bar(found) * each * seconds
-    scale, _ = clock_unit(longest)
+    found, longest, begin = placed(found, seconds, each)
     across, across_unit = byte_unit(last)
     divisor, unit = byte_unit(float(found["unique_bytes"].max()))  # type: ignore[arg-type]
     data = found.select(
-        (pl.col("bar") * each * seconds / scale).alias("from"),
-        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
-        (pl.col("offset") / across).alias("low"), ((pl.col("offset") + length) / across)
-        .alias("high"), (pl.col("unique_bytes") / divisor).alias("size"),
+        "from", "to", (pl.col("unique_bytes") / divisor).alias("size"),
+        (pl.col("offset") / across).alias("low"),
+        ((pl.col("offset") + length) / across).alias("high"),
         pl.format("{} changed at {}", sizes("unique_bytes"), sizes("offset")).alias("tip"),
     )  # fmt: skip
     cells = alt.Chart().mark_rect(stroke="white", strokeWidth=0.5).encode(
@@ -163,8 +140,7 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
         color=alt.Color("size:Q", scale=alt.Scale(scheme="blues", domainMin=0),
                         legend=alt.Legend(title=f"{unit} changed", gradientLength=200,
                                           titleFontWeight="normal", titleColor=INK)),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
+        **tip(),
     )  # fmt: skip
     return panel(
         alt.layer(cells, data=data), "Where changes lie, and when",
@@ -174,9 +150,20 @@ def churn_map(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     )  # fmt: skip
 
 
-def _one_volume(frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...]) -> pl.DataFrame:
-    """The rows of a volume, by default the table's first."""
-    frame = table(frame)
+def _one_volume(
+    frame: pl.DataFrame, volume: int | None, columns: tuple[str, ...]
+) -> tuple[pl.DataFrame, str]:
+    """The rows of a volume, by default the table's first, and whose they are."""
+    frame, alone = table(frame), volume is None
     if volume is None and "volume" in frame.columns and len(frame):
         volume = int(frame["volume"][0])
-    return of_volume(frame, volume, columns)
+    found = of_volume(frame, volume, columns)
+    return found, whose(int(found["volume"][0]), frame, alone=alone)
+
+
+def _in_regions(found: pl.DataFrame, length: int, most: int) -> tuple[pl.DataFrame, int, int]:
+    """Put neighbouring regions together; their length then, and where the last one ends."""
+    last = int(found["offset"].max()) + length  # type: ignore[arg-type]
+    while last > most * length:
+        length *= 2
+    return found.with_columns(pl.col("offset") // length * length), length, last

@@ -15,6 +15,8 @@ from vmbk.charts.style import (
     MUTED,
     altair,
     byte_unit,
+    part_colour,
+    tip,
 )
 from vmbk.charts.tables import sizes
 from vmbk.charts.traces import (
@@ -22,10 +24,12 @@ from vmbk.charts.traces import (
     DURATION_ON_AXIS,
     clock_unit,
     duration_ticks,
-    first_bar,
     in_windows,
     of_volume,
     panel,
+    part_bars,
+    placed,
+    stairs,
     time_axis,
     whose,
 )
@@ -96,8 +100,7 @@ def request_sizes(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerCh
         xOffset=alt.XOffset("op:N", sort=present),
         y=alt.Y("share:Q", title="share of the requests",
                 axis=alt.Axis(format="%", tickCount=4, grid=True)),
-        color=alt.Color("op:N", sort=present,
-                        scale=alt.Scale(domain=present, range=[OPERATIONS[op] for op in present])),
+        color=part_colour("op:N", {op: OPERATIONS[op] for op in present}),
         description="tip:N",
         tooltip=[alt.Tooltip("tip:N", title=" "), alt.Tooltip("share:Q", format=".1%")],
     )  # fmt: skip
@@ -132,9 +135,7 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     columns = ("window", "start_s", "reads", "writes", "read_bytes", "write_bytes")
     found, seconds, each = in_windows(of_volume(frame, volume, columns))
     found = found.group_by("bar").agg(pl.col(*columns[2:]).sum()).sort("bar")
-    longest = (int(found["bar"][-1]) + 1) * each * seconds
-    begin = first_bar(found) * each * seconds
-    scale, _ = clock_unit(longest)
+    found, longest, begin = placed(found, seconds, each)
     rate = found.select(
         ((pl.col("read_bytes") + pl.col("write_bytes")) / (each * seconds)).max()
     ).item()
@@ -143,9 +144,7 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
     per_s = pl.lit(divisor * each * seconds)
     data = pl.concat(
         found.select(
-            (pl.col("bar") * each * seconds / scale).alias("from"),
-            ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
-            pl.lit(name).alias("kind"),
+            "from", "to", pl.lit(name).alias("kind"),
             pl.col(f"{op}s").alias("requests"),
             (pl.lit(0) if op == "write" else pl.col("write_bytes") / per_s).alias("low"),
             ((pl.col(f"{op}_bytes") + (0 if op == "write" else pl.col("write_bytes"))) / per_s)
@@ -155,15 +154,8 @@ def activity(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChart:
         ).cast({"low": pl.Float64})
         for name, (op, _) in kinds.items()
     ).filter(pl.col("requests") > 0)  # fmt: skip
-    kinds = {name: kind for name, kind in kinds.items() if name in set(data["kind"])}
-    bars = alt.Chart().mark_rect().encode(
-        x=time_axis(longest, begin), x2="to:Q",
-        y=alt.Y("low:Q", title=f"{unit} per s", axis=alt.Axis(tickCount=5, grid=True)), y2="high:Q",
-        color=alt.Color("kind:N", sort=list(kinds), scale=alt.Scale(
-            domain=list(kinds), range=[colour for _, colour in kinds.values()])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
-    )  # fmt: skip
+    colours = {name: colour for name, (_, colour) in kinds.items() if name in set(data["kind"])}
+    bars = part_bars(time_axis(longest, begin), f"{unit} per s", "kind:N", colours)
     return panel(
         alt.layer(bars, data=data), "When the workload reads and writes",
         f"Mean rate in windows of {format_interval(each * seconds)}; {whose(volume, frame)}",
@@ -226,13 +218,7 @@ def working_set(frame: pl.DataFrame, volume: int | None = None) -> alt.LayerChar
         )
         for name, (column, _) in lines.items()
     )])  # fmt: skip
-    marks = alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(
-        x=x, y=alt.Y("size:Q", title=unit, axis=alt.Axis(tickCount=5, grid=True)),
-        color=alt.Color("kind:N", sort=list(lines), scale=alt.Scale(
-            domain=list(lines), range=[colour for _, colour in lines.values()])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
-    )  # fmt: skip
+    marks = stairs(x, unit, "kind:N", {name: colour for name, (_, colour) in lines.items()})
     return panel(
         alt.layer(marks, data=data), "How the working set grows",
         f"Bytes of the blocks read or written so far, each once; {whose(volume, frame)}",
@@ -322,8 +308,7 @@ def _cumulated(
                 axis=alt.Axis(labelExpr=label, grid=False, labelOverlap=True, **ticks)),
         y=alt.Y("share:Q", title="share of updates", scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format="%", tickCount=5, grid=True)),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
+        **tip(),
     )  # fmt: skip
     return panel(alt.layer(line, data=data), title, subtitle)
 

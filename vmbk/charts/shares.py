@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from vmbk.charts.style import GOOD, INK, NOTHING, ROW, WIDE, altair, finish
+from vmbk.charts.style import GOOD, INK, NOTHING, ROW, WIDE, altair, finish, part_colour, tip
 from vmbk.charts.traces import ACCENT, AGAIN, of_volume, whose
 from vmbk.errors import InputError
 from vmbk.trace.metrics.updates import WITHIN
@@ -139,7 +139,7 @@ def _shares(bars: list[tuple[str, float | None, str]], title: str, subtitle: str
     alt = altair()
     shown = [bar for bar in bars if bar[1] is not None]
     names = [name for name, _, _ in shown]
-    wholes = list(dict.fromkeys(whole for _, _, whole in shown))
+    wholes = dict.fromkeys(whole for _, _, whole in shown)
     data = pl.DataFrame(
         shown, schema={"what": pl.String, "share": pl.Float64, "whole": pl.String}, orient="row"
     ).with_columns(
@@ -154,10 +154,7 @@ def _shares(bars: list[tuple[str, float | None, str]], title: str, subtitle: str
             labelLimit=2 * NAMES)),
     )  # fmt: skip
     marks = base.mark_bar(height={"band": 0.62}).encode(
-        color=alt.Color("whole:N", sort=wholes, scale=alt.Scale(
-            domain=wholes, range=[WHOLES[whole] for whole in wholes])),
-        description="tip:N",
-        tooltip=[alt.Tooltip("tip:N", title=" ")],
+        color=part_colour("whole:N", {whole: WHOLES[whole] for whole in wholes}), **tip(),
     )  # fmt: skip
     labels = base.mark_text(align="left", dx=6).encode(text="label:N")
     chart = alt.layer(marks, labels, data=data).properties(

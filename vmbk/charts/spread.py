@@ -16,7 +16,7 @@ from vmbk.charts.style import (
     detector_colour,
     detectors,
     figure,
-    panel_width,
+    part_colour,
     time_unit,
 )
 from vmbk.charts.tables import (
@@ -77,8 +77,7 @@ def stage_times(rows: pl.DataFrame) -> alt.FacetChart:
     bars = base.mark_bar(height={"band": 0.62}).encode(
         x=alt.X("time:Q", title=f"time per backup, {unit}", axis=alt.Axis(tickCount=5),
                 scale=alt.Scale(domain=[0, max(longest * factor, 1e-9) * 1.16])),
-        color=alt.Color("stage:N", sort=list(STAGES),
-                        scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS))),
+        color=part_colour("stage:N", dict(zip(STAGES, STAGE_COLOURS, strict=True))),
         order=alt.Order("rank:Q"),
         description="tip:N",
         tooltip=[alt.Tooltip("detector:N"), alt.Tooltip("stage:N"),
@@ -90,12 +89,10 @@ def stage_times(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=6)
         .encode(x="end:Q", text="all:N")
     )
-    chart = alt.layer(bars, labels, data=data).properties(
-        width=panel_width(panels), height=ROW * len(names)
-    )
     return figure(
-        chart, panels, "Where the time goes",
+        alt.layer(bars, labels, data=data), panels, "Where the time goes",
         f"Mean of the incremental backups by stage, {grain_label(drilled(rows))}",
+        height=ROW * len(names),
     )  # fmt: skip
 
 
@@ -150,10 +147,10 @@ def run_lengths(rows: pl.DataFrame, detector: str | None = None) -> alt.FacetCha
         .mark_text(baseline="bottom", dy=-3, fontSize=10)
         .encode(text=alt.Text("count:Q", format=","))
     )
-    chart = alt.layer(bars, labels, data=data).properties(width=panel_width(panels), height=130)
     return figure(
-        chart, panels, "How long the changed runs are",
+        alt.layer(bars, labels, data=data), panels, "How long the changed runs are",
         f"Extents that {whose} found in the incremental backups, by length, with their number",
+        height=130,
     )  # fmt: skip
 
 
@@ -210,13 +207,12 @@ def sent_over_time(rows: pl.DataFrame) -> alt.FacetChart:
         .mark_text(align="left", dx=7)
         .encode(x=x, y="label_y:Q", text="label:N")
     )
-    # The labels stand right of the lines, in room that the panels leave.
-    width = panel_width(panels) - 150
-    chart = alt.layer(lines, labels, data=data).properties(width=width, height=height)
+    # The labels stand right of the lines.
     return figure(
-        chart, panels, "Sent over time: differential against incremental",
+        alt.layer(lines, labels, data=data), panels,
+        "Sent over time: differential against incremental",
         f"Sum of what the backups sent after the first, {grain_label(drilled(rows))}",
-        x="independent",
+        height=height, beside=150, x="independent",
     )  # fmt: skip
 
 

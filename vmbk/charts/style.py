@@ -115,7 +115,29 @@ def detector_colour(names: Sequence[str], legend: Any = None) -> Any:
     )
 
 
-def figure(chart: Any, panels: Sequence[str], title: str, subtitle: str, **options: Any) -> Any:
+def part_colour(column: str, colours: Mapping[str, str]) -> Any:
+    """The colour of each part by its name, in this order, and a legend."""
+    names, scale = list(colours), altair().Scale
+    return altair().Color(
+        column, sort=names, scale=scale(domain=names, range=list(colours.values()))
+    )
+
+
+def tip(column: str = "tip:N", title: str = " ") -> dict[str, Any]:
+    """What a mark says of itself, to screen readers and where the pointer rests."""
+    return {"description": column, "tooltip": [altair().Tooltip(column, title=title)]}
+
+
+def figure(
+    chart: Any,
+    panels: Sequence[str],
+    title: str,
+    subtitle: str,
+    *,
+    height: int = 0,
+    beside: int = 0,
+    **options: Any,
+) -> Any:
     """Small multiples of one layered chart, two in a row, with a title over all.
 
     Parameters
@@ -126,6 +148,10 @@ def figure(chart: Any, panels: Sequence[str], title: str, subtitle: str, **optio
         In the order in which they stand.
     title, subtitle : str
         What is shown, and how it was counted.
+    height : int
+        Pixels of a panel; 0 where the chart has a size of its own.
+    beside : int
+        Pixels that a panel leaves for what stands right of it.
     **options
         For ``resolve_scale``.
 
@@ -144,6 +170,8 @@ def figure(chart: Any, panels: Sequence[str], title: str, subtitle: str, **optio
         labelAnchor="start", labelFontSize=12, labelFontWeight="bold", labelColor=INK,
         labelLimit=panel_width(panels), labelPadding=4,
     )  # fmt: skip
+    if height:
+        chart = chart.properties(width=panel_width(panels) - beside, height=height)
     many = chart.facet(
         facet=alt.Facet("panel:N", sort=list(panels), title=None, header=header),
         columns=2,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Final
 
 import polars as pl
 
-from vmbk.charts.style import WIDE, altair, finish
+from vmbk.charts.style import WIDE, altair, finish, part_colour, tip
 from vmbk.charts.tables import table
 from vmbk.errors import InputError
 from vmbk.units import quoted
@@ -173,6 +174,17 @@ def _begin(first: int, last: int) -> int:
     return first if 2 * first > last else 0
 
 
+def placed(found: pl.DataFrame, seconds: float, each: int) -> tuple[pl.DataFrame, float, float]:
+    """Give the bars of `in_windows` their ends ``from`` and ``to``; and what `time_axis` takes."""
+    longest = (int(found["bar"].max()) + 1) * each * seconds  # type: ignore[arg-type]
+    scale, _ = clock_unit(longest)
+    found = found.with_columns(
+        (pl.col("bar") * each * seconds / scale).alias("from"),
+        ((pl.col("bar") + 1) * each * seconds / scale).alias("to"),
+    )
+    return found, longest, first_bar(found) * each * seconds
+
+
 def time_axis(longest: float, begin: float = 0.0, *, labelled: bool = True) -> Any:
     """The horizontal axis of time since the trace's start; column ``from``, in its unit."""
     alt = altair()
@@ -181,6 +193,27 @@ def time_axis(longest: float, begin: float = 0.0, *, labelled: bool = True) -> A
         "from:Q", title=f"time since the start of the trace, {unit}" if labelled else None,
         scale=alt.Scale(domain=[begin / seconds, longest / seconds], nice=False),
         axis=alt.Axis(tickCount=8, grid=False, labels=labelled),
+    )  # fmt: skip
+
+
+def part_bars(
+    x: Any, title: str, column: str, colours: Mapping[str, str], tip_title: str = " "
+) -> Any:
+    """Bars of parts, which lie from ``from`` to ``to`` and from ``low`` to ``high``."""
+    alt = altair()
+    return alt.Chart().mark_rect().encode(
+        x=x, x2="to:Q",
+        y=alt.Y("low:Q", title=title, axis=alt.Axis(tickCount=5, grid=True)), y2="high:Q",
+        color=part_colour(column, colours), **tip(title=tip_title),
+    )  # fmt: skip
+
+
+def stairs(x: Any, title: str, column: str, colours: Mapping[str, str]) -> Any:
+    """Curves of ``size`` that stay as they are until the next point."""
+    alt = altair()
+    return alt.Chart().mark_line(interpolate="step-after", strokeWidth=2).encode(
+        x=x, y=alt.Y("size:Q", title=title, axis=alt.Axis(tickCount=5, grid=True)),
+        color=part_colour(column, colours), **tip(),
     )  # fmt: skip
 
 

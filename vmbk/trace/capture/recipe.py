@@ -23,6 +23,7 @@ MAX_VOLUMES: Final = 16
 _MOUNT: Final = re.compile(r"(/[A-Za-z0-9_-]+)+")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9_.,=:-]*")
 _FILE: Final = re.compile(r"(/[A-Za-z0-9_.+*-]+)+")
+_INCLUDE: Final = re.compile(r"^#include ([A-Za-z0-9_-]+\.sh)$\n?", re.MULTILINE)
 _VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -226,7 +227,8 @@ class Recipe:
     def load(cls, name: str | os.PathLike[str]) -> Recipe:
         """A shipped recipe by name, or one's own by the path of its TOML file.
 
-        The script is the file beside it that ends in ``.sh`` instead of ``.toml``.
+        The script is the file beside it that ends in ``.sh`` instead of ``.toml``. In place of a
+        line ``#include NAME.sh`` stands the text of that file, which lies beside it too.
 
         Raises
         ------
@@ -245,7 +247,10 @@ class Recipe:
                 )
         try:
             declared = tomllib.loads(path.read_text(encoding="utf-8"))
-            script = path.with_suffix(".sh").read_text(encoding="utf-8")
+            script = _INCLUDE.sub(
+                lambda line: path.with_name(line[1]).read_text(encoding="utf-8"),
+                path.with_suffix(".sh").read_text(encoding="utf-8"),
+            )
         except FileNotFoundError as error:
             raise NotFoundError(f"there is no file {str(error.filename)!r}") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
