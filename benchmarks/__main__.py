@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.history import append, short
 from vmbk.provenance import provenance
-
-HISTORY = Path(__file__).resolve().parent / "history.jsonl"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -42,8 +41,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"below its floor: {f['name']}: {f['ratio']:.2f}, not {f['floor']:.2f}")
         return 1 if low else 0
     if not args.only:
-        with HISTORY.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        append(entry)
     return 0
 
 
@@ -59,11 +57,7 @@ def measure(only: str) -> list[dict[str, Any]]:
         if code:
             raise SystemExit(int(code))
         benchmarks = json.loads(told.read_text(encoding="utf-8"))["benchmarks"]
-    return [{key: _short(value) for key, value in b["extra_info"].items()} for b in benchmarks]
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return [short(b["extra_info"]) for b in benchmarks]
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -72,10 +66,8 @@ def table(found: list[dict[str, Any]]) -> str:
     for f in found:
         floor = "" if f["floor"] is None else f"{f['floor']:.2f}"
         mark = " !" if f["floor"] is not None and f["ratio"] < f["floor"] else ""
-        rows.append((
-            f["name"], f["baseline"], f"{f['ratio']:.2f}{mark}", f"{f['low']:.2f} to {f['high']:.2f}",
-            floor, _rate(f),
-        ))  # fmt: skip
+        spread = f"{f['low']:.2f} to {f['high']:.2f}"
+        rows.append((f["name"], f["baseline"], f"{f['ratio']:.2f}{mark}", spread, floor, _rate(f)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,12 +46,30 @@ def call(command: list[str], folder: Path, more: dict[str, str] | None = None) -
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             cwd=folder, env=os.environ | (more or {}),
         )  # fmt: skip
-        _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - began
-    child.returncode = os.waitstatus_to_exitcode(status)
+        peak = [0]
+        watcher = threading.Thread(target=_watch, args=(child.pid, peak))
+        watcher.start()
+        child.wait()
+        seconds = time.perf_counter() - began
+        watcher.join()
     if child.returncode:
         raise SystemExit(f"{command[0]} failed: {err.read_text()[-2000:]}")
-    return Ran(seconds, usage.ru_maxrss * 1024, out.read_text())
+    return Ran(seconds, peak[0], out.read_text())
+
+
+def _watch(pid: int, peak: list[int]) -> None:
+    """Look at a process's peak memory until it is gone; what ``wait`` tells has its parent's."""
+    status = Path(f"/proc/{pid}/status")
+    while True:
+        try:
+            told = status.read_text()
+        except OSError:
+            return
+        found = re.search(r"VmHWM:\s+(\d+) kB", told)
+        if found is None:  # it has ended
+            return
+        peak[0] = max(peak[0], int(found[1]) * 1024)
+        time.sleep(0.01)
 
 
 @dataclass
@@ -151,7 +171,7 @@ class Restic(Tool):
 
     def restore(self, image: Path) -> tuple[Ran, Path]:
         target = self.target()
-        ran = self.call("restore", "latest", "--sparse", "--target", str(target))
+        ran = self.call("restore", "latest", "--target", str(target))
         return ran, target / image.relative_to("/")
 
 
@@ -181,13 +201,9 @@ class Borg(Tool):
 
     def restore(self, image: Path) -> tuple[Ran, Path]:
         target = self.target()
-        here = os.getcwd()
-        try:
-            os.chdir(target)  # borg extracts into the working directory
-            ran = call(
-                ["borg", "extract", "--sparse", f"{self.repository}::{self.points}"],
-                target, {"BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(self.folder)},
-            )  # fmt: skip
-        finally:
-            os.chdir(here)
+        # borg extracts into the working directory.
+        ran = call(
+            ["borg", "extract", "--sparse", f"{self.repository}::{self.points}"],
+            target, {"BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(self.folder)},
+        )  # fmt: skip
         return ran, target / image.relative_to("/")
