@@ -6,8 +6,11 @@ array, a set of block numbers where the kernel takes a bitmap, and returns what 
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -31,7 +34,7 @@ def blocks_of(data: bytes, block_size: int) -> list[bytes]:
     return [data[at : at + block_size] for at in range(0, len(data), block_size)]
 
 
-# --- XXH3-64, from the xxHash specification ------------------------------------------------------
+# --- XXH3, from the xxHash specification ---------------------------------------------------------
 
 SECRET = bytes.fromhex(
     "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
@@ -70,59 +73,76 @@ def folded(a: int, b: int) -> int:
     return a * b & WORD ^ a * b >> 64
 
 
-def mix_step(data: bytes, secret: int) -> int:
+def mix_step(data: bytes, secret: int, seed: int) -> int:
     return folded(
-        number(data, 0) ^ number(SECRET, secret), number(data, 8) ^ number(SECRET, secret + 8)
+        number(data, 0) ^ number(SECRET, secret) + seed & WORD,
+        number(data, 8) ^ number(SECRET, secret + 8) - seed & WORD,
     )
 
 
-def xxh3_64(data: bytes) -> int:
+def flip(first: int, second: int, size: int = 8) -> int:
+    return number(SECRET, first, size) ^ number(SECRET, second, size)
+
+
+def modified(seed: int) -> int:
+    return seed ^ int.from_bytes((seed & 0xFFFFFFFF).to_bytes(4, "little"), "big") << 32
+
+
+def xxh3_64(data: bytes, seed: int = 0) -> int:
     n = len(data)
     if n == 0:
-        return avalanche_xxh64(number(SECRET, 56) ^ number(SECRET, 64))
+        return avalanche_xxh64(seed ^ flip(56, 64))
     if n <= 3:
         combined = data[-1] | n << 8 | data[0] << 16 | data[n >> 1] << 24
-        return avalanche_xxh64(number(SECRET, 0, 4) ^ number(SECRET, 4, 4) ^ combined)
+        return avalanche_xxh64(flip(0, 4, 4) + seed & WORD ^ combined)
     if n <= 8:
         combined = number(data, n - 4, 4) | number(data, 0, 4) << 32
-        value = number(SECRET, 8) ^ number(SECRET, 16) ^ combined
+        value = flip(8, 16) - modified(seed) & WORD ^ combined
         value ^= rotate(value, 49) ^ rotate(value, 24)
         value = value * PRIME_MX2 & WORD
         value ^= (value >> 35) + n
         value = value * PRIME_MX2 & WORD
         return value ^ value >> 28
     if n <= 16:
-        low = number(SECRET, 24) ^ number(SECRET, 32) ^ number(data, 0)
-        high = number(SECRET, 40) ^ number(SECRET, 48) ^ number(data, n - 8)
+        low = flip(24, 32) + seed & WORD ^ number(data, 0)
+        high = flip(40, 48) - seed & WORD ^ number(data, n - 8)
         swapped = int.from_bytes(low.to_bytes(8, "little"), "big")
         return avalanche(n + swapped + high + folded(low, high) & WORD)
     if n <= 240:
-        return xxh3_64_medium(data)
-    return xxh3_64_large(data)
+        return xxh3_64_medium(data, seed)
+    lanes = xxh3_lanes(data, derived_secret(seed))
+    return merged(lanes, derived_secret(seed)[11:], n * PRIME64_1)
 
 
-def xxh3_64_medium(data: bytes) -> int:
+def xxh3_64_medium(data: bytes, seed: int) -> int:
     n = len(data)
     total = n * PRIME64_1
     if n <= 128:
         for i in reversed(range(((n - 1) >> 5) + 1)):
             end = n - 16 * i - 16
-            total += mix_step(data[16 * i : 16 * i + 16], 32 * i)
-            total += mix_step(data[end : end + 16], 32 * i + 16)
+            total += mix_step(data[16 * i : 16 * i + 16], 32 * i, seed)
+            total += mix_step(data[end : end + 16], 32 * i + 16, seed)
         return avalanche(total & WORD)
     chunks = [data[16 * i : 16 * i + 16] for i in range(n >> 4)]
-    total = avalanche(total + sum(mix_step(c, 16 * i) for i, c in enumerate(chunks[:8])) & WORD)
-    total += sum(mix_step(c, 16 * i + 3) for i, c in enumerate(chunks[8:]))
-    return avalanche(total + mix_step(data[-16:], 119) & WORD)
+    total += sum(mix_step(c, 16 * i, seed) for i, c in enumerate(chunks[:8]))
+    total = avalanche(total & WORD)
+    total += sum(mix_step(c, 16 * i + 3, seed) for i, c in enumerate(chunks[8:]))
+    return avalanche(total + mix_step(data[-16:], 119, seed) & WORD)
 
 
-def xxh3_64_large(data: bytes) -> int:
+def derived_secret(seed: int) -> bytes:
+    signs = [seed, -seed] * 12
+    words = [number(SECRET, 8 * i) + sign & WORD for i, sign in enumerate(signs)]
+    return struct.pack("<24Q", *words)
+
+
+def xxh3_lanes(data: bytes, secret: bytes) -> list[int]:
     total = [PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1]
 
-    def accumulate(stripe: bytes, secret: int) -> None:
+    def accumulate(stripe: bytes, at: int) -> None:
         for i in range(8):
             lane = number(stripe, 8 * i)
-            mixed = lane ^ number(SECRET, secret + 8 * i)
+            mixed = lane ^ number(secret, at + 8 * i)
             total[i ^ 1] = total[i ^ 1] + lane & WORD
             total[i] = total[i] + (mixed & 0xFFFFFFFF) * (mixed >> 32) & WORD
 
@@ -131,22 +151,112 @@ def xxh3_64_large(data: bytes) -> int:
         for n in range(16):
             accumulate(data[at + 64 * n : at + 64 * n + 64], 8 * n)
         for i in range(8):
-            scrambled = total[i] ^ total[i] >> 47 ^ number(SECRET, 128 + 8 * i)
+            scrambled = total[i] ^ total[i] >> 47 ^ number(secret, 128 + 8 * i)
             total[i] = scrambled * PRIME32_1 & WORD
     rest = data[1024 * whole_rounds :]
     for n in range((len(rest) - 1) // 64):
         accumulate(rest[64 * n : 64 * n + 64], 8 * n)
     accumulate(data[-64:], 192 - 71)
-    result = len(data) * PRIME64_1
+    return total
+
+
+def merged(lanes: Sequence[int], secret: bytes, result: int) -> int:
     for i in range(0, 8, 2):
-        result += folded(
-            total[i] ^ number(SECRET, 11 + 8 * i), total[i + 1] ^ number(SECRET, 19 + 8 * i)
-        )
+        result += folded(lanes[i] ^ number(secret, 8 * i), lanes[i + 1] ^ number(secret, 8 * i + 8))
     return avalanche(result & WORD)
 
 
 def xxh3_64_blocks(data: bytes, block_size: int) -> list[int]:
     return [xxh3_64(block) for block in blocks_of(data, block_size)]
+
+
+def xxh3_64_seeded_blocks(data: bytes, block_size: int, seed: int) -> list[int]:
+    return [xxh3_64(block, seed) for block in blocks_of(data, block_size)]
+
+
+def xxh3_128(data: bytes, seed: int = 0) -> tuple[int, int]:
+    """The lower and the upper half."""
+    n = len(data)
+    if n == 0:
+        return avalanche_xxh64(seed ^ flip(64, 72)), avalanche_xxh64(seed ^ flip(80, 88))
+    if n <= 3:
+        low = data[-1] | n << 8 | data[0] << 16 | data[n >> 1] << 24
+        high = int.from_bytes(low.to_bytes(4, "little"), "big")
+        high = (high << 13 | high >> 19) & 0xFFFFFFFF
+        return (
+            avalanche_xxh64(low ^ flip(0, 4, 4) + seed & WORD),
+            avalanche_xxh64(high ^ flip(8, 12, 4) - seed & WORD),
+        )
+    if n <= 8:
+        combined = number(data, 0, 4) | number(data, n - 4, 4) << 32
+        value = combined ^ flip(16, 24) + modified(seed) & WORD
+        product = value * (PRIME64_1 + 4 * n)
+        low = product & WORD
+        high = (product >> 64) + 2 * low & WORD
+        low ^= high >> 3
+        low = (low ^ low >> 35) * PRIME_MX2 & WORD
+        return low ^ low >> 28, avalanche(high)
+    if n <= 16:
+        first, last = number(data, 0), number(data, n - 8)
+        product = (first ^ last ^ flip(32, 40) - seed & WORD) * PRIME64_1
+        last ^= flip(48, 56) + seed & WORD
+        low = product + (n - 1 << 54) & WORD
+        high = (product >> 64) + last + (last & 0xFFFFFFFF) * (PRIME32_2 - 1) & WORD
+        low ^= int.from_bytes(high.to_bytes(8, "little"), "big")
+        product = low * PRIME64_2 + (high * PRIME64_2 << 64)
+        return avalanche(product & WORD), avalanche(product >> 64 & WORD)
+    if n <= 240:
+        return xxh3_128_medium(data, seed)
+    secret = derived_secret(seed)
+    lanes = xxh3_lanes(data, secret)
+    high = merged(lanes, secret[192 - 64 - 11 :], n * PRIME64_2 & WORD ^ WORD)
+    return merged(lanes, secret[11:], n * PRIME64_1), high
+
+
+def xxh3_128_medium(data: bytes, seed: int) -> tuple[int, int]:
+    n = len(data)
+    low, high = n * PRIME64_1 & WORD, 0
+
+    def mix_two(first: int, second: int, secret: int, seed: int) -> None:
+        nonlocal low, high
+        a, b = data[first : first + 16], data[second : second + 16]
+        low = low + mix_step(a, secret, seed) & WORD
+        low ^= number(b, 0) + number(b, 8) & WORD
+        high = high + mix_step(b, secret + 16, seed) & WORD
+        high ^= number(a, 0) + number(a, 8) & WORD
+
+    if n <= 128:
+        for i in reversed(range(((n - 1) >> 5) + 1)):
+            mix_two(16 * i, n - 16 * i - 16, 32 * i, seed)
+    else:
+        for at in range(0, 128, 32):
+            mix_two(at, at + 16, at, seed)
+        low, high = avalanche(low), avalanche(high)
+        for at in range(128, n - 31, 32):
+            mix_two(at, at + 16, at - 128 + 3, seed)
+        mix_two(n - 16, n - 32, 103, -seed & WORD)
+    last = low * PRIME64_1 + high * PRIME64_4 + (n - seed) * PRIME64_2
+    return avalanche(low + high & WORD), -avalanche(last & WORD) & WORD
+
+
+def xxh3_128_blocks(data: bytes, block_size: int, seed: int) -> list[tuple[int, int]]:
+    return [xxh3_128(block, seed) for block in blocks_of(data, block_size)]
+
+
+# --- CRC32C, from RFC 3720, 12.1 -----------------------------------------------------------------
+
+
+def crc32c(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ 0x82F63B78 * (state & 1)
+    return state ^ 0xFFFFFFFF
+
+
+def crc32c_blocks(data: bytes, block_size: int) -> list[int]:
+    return [crc32c(block) for block in blocks_of(data, block_size)]
 
 
 # --- Comparison ----------------------------------------------------------------------------------
@@ -159,6 +269,27 @@ def compare_blocks(a: bytes, b: bytes, block_size: int) -> list[int]:
 
 def zero_blocks(data: bytes, block_size: int) -> list[int]:
     return [int(not any(block)) for block in blocks_of(data, block_size)]
+
+
+# --- Several looks in one pass -------------------------------------------------------------------
+
+
+def scan_blocks(
+    data: bytes, block_size: int, grain: int, base: Sequence[int], sub_digests: Sequence[int]
+) -> tuple[list[int], list[int], list[int], int]:
+    """Digests, sub-block digests, zeros, and the bytes hashed again."""
+    digests, subs, drilled = xxh3_64_blocks(data, block_size), list(sub_digests), 0
+    for block, content in enumerate(blocks_of(data, block_size)):
+        if subs and (block >= len(base) or base[block] != digests[block]):
+            first = block * (block_size // grain)
+            for i, piece in enumerate(blocks_of(content, grain)):
+                subs[first + i] = xxh3_64(piece)
+            drilled += len(content)
+    return digests, subs, zero_blocks(data, grain), drilled
+
+
+def compare_and_hash_blocks(a: bytes, b: bytes, block_size: int) -> tuple[list[int], list[int]]:
+    return compare_blocks(a, b, block_size), xxh3_64_blocks(a, block_size)
 
 
 # --- Sets of blocks ------------------------------------------------------------------------------
@@ -838,4 +969,151 @@ def touch_blocks(requests: Sequence[Write], ops: set[int], block_size: int) -> d
         of["begins"].append(blocks[0])
         for block in blocks:
             of["written"][block] = of["written"].get(block, 0) + 1
+    return found
+
+
+# --- Short checksums ------------------------------------------------------------------------------
+
+
+def crc_blocks(data: bytes, block_size: int, polynomial: int) -> list[int]:
+    """Division by the polynomial, bit by bit, lowest power last."""
+    found = []
+    for block in blocks_of(data, block_size):
+        crc = 0xFFFF_FFFF
+        for byte in block:
+            crc ^= byte
+            for _ in range(8):
+                crc = crc >> 1 ^ (polynomial if crc & 1 else 0)
+        found.append(crc ^ 0xFFFF_FFFF)
+    return found
+
+
+def adler32_blocks(data: bytes, block_size: int) -> list[int]:
+    """RFC 1950, section 8.2."""
+    found = []
+    for block in blocks_of(data, block_size):
+        a, b = 1, 0
+        for byte in block:
+            a = (a + byte) % 65521
+            b = (b + a) % 65521
+        found.append(b << 16 | a)
+    return found
+
+
+# --- Chunks and what content is like -------------------------------------------------------------
+
+
+def find_ends(
+    data: bytes, last: bool, least: int, middle: int, most: int, before: int, beyond: int
+) -> list[int]:
+    gear = [
+        int.from_bytes(hashlib.md5(bytes([i] * 64), usedforsecurity=False).digest()[:8], "big")
+        for i in range(256)
+    ]
+    ends: list[int] = []
+    start = 0
+    while start < len(data) and (last or len(data) - start >= most):
+        chunk = data[start : start + most]
+        end = len(chunk)
+        value = 0
+        for at in range(least // 2 * 2, len(chunk) // 2 * 2 if len(chunk) > least else 0):
+            value = (value * 2 + gear[chunk[at]]) & WORD
+            if not value & (before if at < min(middle, len(chunk)) // 2 * 2 else beyond):
+                end = at
+                break
+        start += end
+        ends.append(start)
+    return ends
+
+
+def digest_chunks(data: bytes, ends: Sequence[int]) -> list[tuple[int, bool]]:
+    starts = [0, *ends][: len(ends)]
+    chunks = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    return [(xxh3_64(chunk), not any(chunk)) for chunk in chunks]
+
+
+def coded_bits(symbols: Sequence[int]) -> float:
+    counts = Counter(symbols)
+    return sum(n * math.log2(len(symbols) / n) for n in counts.values())
+
+
+def code(value: int, plain: int) -> tuple[int, int]:
+    """The code of a number, and how many bits follow it."""
+    if value < plain:
+        return value, 0
+    high = value.bit_length() - 1
+    return plain + high, high
+
+
+def matches(block: bytes, start: int, stop: int, places: dict[int, int]) -> list[tuple[int, ...]]:
+    """Where each match of a window begins, how long it is, how far back; 0 as the one before."""
+    found = []
+    at = anchor = start
+    repeated = 0
+    while at + 8 < stop:
+        five = int.from_bytes(block[at : at + 5], "little")
+        slot = ((five << 24) * 889_523_592_379 & WORD) >> 51
+        earlier = places.get(slot, -1)
+        places[slot] = at
+        back = 0
+        if repeated and at + 1 >= repeated and (
+            block[at + 1 : at + 5] == block[at + 1 - repeated : at + 5 - repeated]
+        ):  # fmt: skip
+            at, distance, back = at + 1, 0, repeated
+        elif earlier >= 0 and block[at : at + 5] == block[earlier : earlier + 5]:
+            back = distance = at - earlier
+        if not back:
+            at += 1 + (at - anchor) // 128
+            continue
+        end = at
+        while end < stop and block[end] == block[end - back]:
+            end += 1
+        while distance and at > anchor and at > back and block[at - 1] == block[at - 1 - back]:
+            at -= 1
+        found.append((at, end - at, distance))
+        at = anchor = end
+        repeated = back
+    return found
+
+
+def packed_bytes(block: bytes, every: int) -> float:
+    window = 4096 if every > 1 else len(block)
+    literals: list[int] = []
+    codes: tuple[list[int], ...] = ([], [], [])
+    places: dict[int, int] = {}
+    bits, seen = 0.0, 0
+    for start in range(0, len(block), window * every):
+        stop = min(start + window, len(block))
+        anchor = start
+        for at, length, distance in matches(block, start, stop, places):
+            literals += block[anchor:at]
+            far = code(distance + 3, 1) if distance else (0, 0)
+            parts = code(at - anchor, 16), code(length - 3, 32), far
+            for kind, (symbol, extra) in zip(codes, parts, strict=True):
+                kind.append(symbol)
+                bits += extra
+            anchor = at + length
+        literals += block[anchor:stop]
+        seen += stop - start
+    packed = float(len(literals))
+    if len(literals) > 63:
+        coded = max(coded_bits(literals), len(literals)) / 8
+        packed = min(packed, coded + 0.4 * len(set(literals)))
+    bits += sum(coded_bits(kind) for kind in codes)
+    packed += bits / 8 + min(0.6 * sum(len(set(kind)) for kind in codes), len(codes[0]) / 4)
+    return min(packed * len(block) / seen, len(block)) + 12
+
+
+def measure_content(data: bytes, block_size: int, every: int) -> list[tuple[float, float]]:
+    """Entropy and packed bytes of each block."""
+    found = []
+    for block in blocks_of(data, block_size):
+        bits = coded_bits(block)
+        if not any(block):
+            packed: float = min(17, len(block) + 12)
+        elif 2 * math.log(2) * (8 * len(block) - bits) < 255 + 6 * math.sqrt(510):
+            packed = len(block) + 12
+        else:
+            packed = packed_bytes(block, every)
+        found.append((bits / len(block), packed))
     return found

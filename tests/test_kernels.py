@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,11 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import naive
-from vmbk.kernels import bitmap, compare, content, extents, intrinsics, log, overlay
+from vmbk.kernels import bitmap, compare, content, extents, log, overlay
 from vmbk.kernels import hash as hashing
-from vmbk.kernels.jit import U8, OutU64, i64, kernel, u64, void
+from vmbk.kernels.bitmap import next_clear, next_set
+from vmbk.kernels.intrinsics import (
+    bytes_of,
+    count_leading_zeros,
+    count_ones,
+    count_trailing_zeros,
+    fold_product,
+    swap_bytes,
+)
+from vmbk.kernels.jit import DISABLED, U8, OutU64, i64, kernel, u64, void
 
-COMPILED = not numba.config.DISABLE_JIT
+COMPILED = not DISABLED
 compiled_only = pytest.mark.skipif(not COMPILED, reason="is about compiled code")
 
 
@@ -295,13 +303,13 @@ def test_every_small_set_in_other_block_sizes() -> None:
 
 @kernel(i64(U8, i64, i64))
 def set_from(bits: np.ndarray, start: int, n_blocks: int) -> int:
-    found: int = bitmap.next_set(intrinsics.bytes_of(bits), start, n_blocks)
+    found: int = next_set(bytes_of(bits), start, n_blocks)
     return found
 
 
 @kernel(i64(U8, i64, i64))
 def clear_from(bits: np.ndarray, start: int, n_blocks: int) -> int:
-    found: int = bitmap.next_clear(intrinsics.bytes_of(bits), start, n_blocks)
+    found: int = next_clear(bytes_of(bits), start, n_blocks)
     return found
 
 
@@ -554,11 +562,11 @@ def test_gather_ranges(source: bytes, ranges: list[tuple[int, int]]) -> None:
 
 @kernel(void(u64, u64, OutU64))
 def word_operations(a: Any, b: Any, out: np.ndarray) -> None:
-    out[0] = intrinsics.fold_product(a, b)
-    out[1] = intrinsics.swap_bytes(a)
-    out[2] = intrinsics.count_ones(a)
-    out[3] = intrinsics.count_trailing_zeros(a)
-    out[4] = intrinsics.count_leading_zeros(a)
+    out[0] = fold_product(a, b)
+    out[1] = swap_bytes(a)
+    out[2] = count_ones(a)
+    out[3] = count_trailing_zeros(a)
+    out[4] = count_leading_zeros(a)
 
 
 words = st.one_of(st.integers(0, naive.WORD), st.integers(0, 63).map(lambda n: 1 << n))

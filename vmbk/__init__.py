@@ -17,6 +17,8 @@ _PUBLIC = {
     "BackupResult": "vmbk.pipeline.results",
     "BlockDigests": "vmbk.detect.digests",
     "ChangeSet": "vmbk.detect.changes",
+    "Fleet": "vmbk.study.chance",
+    "Chunking": "vmbk.content.chunking",
     "PointDisk": "vmbk.pipeline.point_disk",
     "RawDisk": "vmbk.disk.raw",
     "RecoveryPoint": "vmbk.vault",
@@ -28,23 +30,31 @@ _PUBLIC = {
     "VmbkError": "vmbk.errors",
     "activity": "vmbk.trace.metrics.requests",
     "backup": "vmbk.pipeline.backup",
+    "bits_needed": "vmbk.study.chance",
     "capture": "vmbk.trace.capture",
     "capture_device": "vmbk.trace.capture.tracefs",
     "capture_host": "vmbk.trace.capture.host",
     "churn": "vmbk.trace.metrics.windows",
+    "compare_chunking": "vmbk.content.comparison",
+    "content_blocks": "vmbk.content.statistics",
+    "content_summary": "vmbk.content.statistics",
     "crash_test": "vmbk.consistency",
+    "cut_chunks": "vmbk.content.chunking",
     "dataset_path": "vmbk.trace.datasets",
     "datasets": "vmbk.trace.datasets",
     "dispersion": "vmbk.trace.metrics.windows",
     "explain": "vmbk.trace.explain",
     "export_trace": "vmbk.trace.export",
     "fit": "vmbk.trace.synthesis",
+    "fleet_year": "vmbk.study.chance",
     "fragmentation": "vmbk.trace.metrics.fragmentation",
     "granularity": "vmbk.trace.metrics.windows",
     "hash_blocks": "vmbk.detect.digests",
     "import_trace": "vmbk.trace.formats",
     "interval_cost": "vmbk.trace.metrics.intervals",
     "measure": "vmbk.trace.metrics.windows",
+    "measure_all_pairs": "vmbk.study.misses",
+    "measure_updates": "vmbk.study.misses",
     "profile": "vmbk.trace.metrics.requests",
     "read_trace": "vmbk.trace.store",
     "regions": "vmbk.trace.metrics.regions",
@@ -54,6 +64,7 @@ _PUBLIC = {
     "run_lengths": "vmbk.trace.metrics.windows",
     "run_study": "vmbk.study_job",
     "spatial": "vmbk.trace.metrics.working_set",
+    "study_captures": "vmbk.study.rewrites",
     "synthesise": "vmbk.trace.synthesis",
     "updates": "vmbk.trace.metrics.updates",
     "working_set": "vmbk.trace.metrics.working_set",
@@ -64,6 +75,11 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
     from vmbk.consistency import crash_test as crash_test
+    from vmbk.content.chunking import Chunking as Chunking
+    from vmbk.content.chunking import cut_chunks as cut_chunks
+    from vmbk.content.comparison import compare_chunking as compare_chunking
+    from vmbk.content.statistics import content_blocks as content_blocks
+    from vmbk.content.statistics import content_summary as content_summary
     from vmbk.detect.changes import ChangeSet as ChangeSet
     from vmbk.detect.changes import Settings as Settings
     from vmbk.detect.digests import BlockDigests as BlockDigests
@@ -76,6 +92,12 @@ if TYPE_CHECKING:
     from vmbk.pipeline.restore import restore as restore
     from vmbk.pipeline.results import BackupResult as BackupResult
     from vmbk.pipeline.results import RestoreResult as RestoreResult
+    from vmbk.study.chance import Fleet as Fleet
+    from vmbk.study.chance import bits_needed as bits_needed
+    from vmbk.study.chance import fleet_year as fleet_year
+    from vmbk.study.misses import measure_all_pairs as measure_all_pairs
+    from vmbk.study.misses import measure_updates as measure_updates
+    from vmbk.study.rewrites import study_captures as study_captures
     from vmbk.study_job import run_study as run_study
     from vmbk.trace.capture import capture as capture
     from vmbk.trace.capture.host import capture_host as capture_host

@@ -10,6 +10,7 @@ most. `run_lengths` and `sent_over_time` are of a study; what they show of a tra
 from __future__ import annotations
 
 from vmbk.charts.backups import bytes_read, bytes_sent, reported_against_compare
+from vmbk.charts.chunking import kinds_of_content, stored_by_chunks
 from vmbk.charts.churn import churn_over_time, interval_cost, rewrites_over_time, sent_so_far
 from vmbk.charts.crashes import outcomes
 from vmbk.charts.fragmentation import (
@@ -18,6 +19,7 @@ from vmbk.charts.fragmentation import (
     dispersion_indices,
     dispersion_over_time,
 )
+from vmbk.charts.misses import fleet_misses, identical_rewrites, missed_changes
 from vmbk.charts.places import churn_map, write_map
 from vmbk.charts.requests import (
     activity,
@@ -42,7 +44,11 @@ __all__ = [
     "churn_over_time",
     "dispersion_indices",
     "dispersion_over_time",
+    "fleet_misses",
+    "identical_rewrites",
     "interval_cost",
+    "kinds_of_content",
+    "missed_changes",
     "outcomes",
     "profile",
     "reported_against_compare",
@@ -52,6 +58,7 @@ __all__ = [
     "sent_over_time",
     "sent_so_far",
     "stage_times",
+    "stored_by_chunks",
     "to_svg",
     "update_coverage",
     "update_distances",

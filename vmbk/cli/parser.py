@@ -263,7 +263,7 @@ def _trace_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "--algorithm", default="xxh3-64", metavar="NAME",
-        help="digest of a block (default: %(default)s)",
+        help="digest of a block: xxh3-64, xxh3-128 or crc32c (default: %(default)s)",
     )  # fmt: skip
 
 

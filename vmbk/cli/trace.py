@@ -181,6 +181,6 @@ def hash_(args: argparse.Namespace) -> Reply:
     found = hash_blocks(args.file, args.block_size, algorithm=args.algorithm)
     reply: Reply = found.to_dict()
     return reply | {
-        "_text": f"{reply['digests_xxh3_64']}  {args.file}: {reply['blocks']:,} blocks of "
+        "_text": f"{found.digest}  {args.file}: {reply['blocks']:,} blocks of "
         f"{format_size(args.block_size)}, {found.algorithm}, {format_duration(found.seconds)}"
     }

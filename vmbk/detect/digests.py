@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vmbk.detect.changes import Digests
-from vmbk.detect.full import blank
-from vmbk.detect.scan import align, default_workers, for_each, load_kernels, scan
+from vmbk.detect.scan import WINDOW, align, default_workers, for_each, windows
 from vmbk.disk.raw import RawDisk
 from vmbk.display import key_values
 from vmbk.errors import InputError
 from vmbk.progress import progress
 from vmbk.units import MIB, format_duration, format_size, parse_size
 
-ALGORITHMS = ("xxh3-64",)
+ALGORITHMS: Final = {"xxh3-64": "hash", "xxh3-128": "seeded", "crc32c": "crc"}
+"""Family of kernels of each algorithm."""
+
+Take = Callable[[Any, int, NDArray[Any]], None]
+"""Digests of the blocks of some bytes, to an array with a row per block."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class BlockDigests:
         Bytes per block.
     size : int
         Bytes hashed.
-    digests : ndarray of uint64, shape (blocks,)
-        One digest a block.
+    digests : ndarray
+        One digest a block: uint64 of shape (blocks,) for ``xxh3-64``, uint32 of shape (blocks,)
+        for ``crc32c``, and for ``xxh3-128`` uint64 of shape (blocks, 2), the lower half first.
     seconds : float
         Wall time.
     """
@@ -42,15 +48,18 @@ class BlockDigests:
     algorithm: str
     block_size: int
     size: int
-    digests: Digests = field(repr=False)
+    digests: NDArray[Any] = field(repr=False)
     seconds: float
 
     @property
     def digest(self) -> str:
-        """XXH3-64, hex, over the little-endian array of the digests."""
-        from vmbk.kernels.hash import xxh3_64
-
-        return f"{int(xxh3_64(self.digests.astype('<u8', copy=False).view(np.uint8))):016x}"
+        """The same algorithm, hex, over the little-endian array of the digests."""
+        packed = self.digests.astype(self.digests.dtype.newbyteorder("<"), copy=False)
+        data = packed.reshape(-1).view(np.uint8)
+        take, row = _algorithm(self.algorithm)
+        take(data, max(1, len(data)), row)
+        words = reversed(row.reshape(-1).tolist())
+        return "".join(f"{word:0{2 * row.itemsize}x}" for word in words)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -62,7 +71,7 @@ class BlockDigests:
             "algorithm": self.algorithm,
             "block_size": self.block_size,
             "bytes": self.size,
-            "digests_xxh3_64": self.digest,
+            f"digests_{self.algorithm.replace('-', '_')}": self.digest,
             "seconds": self.seconds,
         }
 
@@ -94,7 +103,8 @@ def hash_blocks(
     block_size : int or str
         Bytes per block, at least 1 and at most 1 GiB, such as ``"64KiB"``.
     algorithm : str
-        ``xxh3-64``: XXH3-64 with seed 0, bit-exact with the reference.
+        ``xxh3-64`` or ``xxh3-128``: XXH3 with seed 0; ``crc32c``: the CRC of iSCSI. All are
+        bit-exact with their references.
     workers : int, optional
         Threads; as many as there are processors by default.
 
@@ -110,7 +120,7 @@ def hash_blocks(
     Examples
     --------
     >>> hash_blocks(b"abc", 4096).digest
-    '90a6a84d6a7dec2c'
+    'f267cda02014e7eb'
     """
     unit = parse_size(block_size)
     if not 1 <= unit <= 1 << 30:
@@ -121,37 +131,74 @@ def hash_blocks(
         )
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
-    load_kernels()
+    take, row = _algorithm(algorithm)
     started = time.perf_counter()
     if isinstance(data, (str, os.PathLike)):
-        digests, size = _hash_file(data, unit, workers)
+        digests, size = _hash_file(data, unit, take, row, workers)
     else:
         try:
             flat = np.frombuffer(memoryview(data).cast("B"), np.uint8)
         except (TypeError, ValueError) as error:
             raise InputError(f"cannot hash a {type(data).__name__}: {error}") from error
-        digests, size = _hash_array(flat, unit, workers), len(flat)
+        digests, size = _hash_array(flat, unit, take, row, workers), len(flat)
     return BlockDigests(algorithm, unit, size, digests, time.perf_counter() - started)
 
 
-def _hash_array(data: Any, unit: int, workers: int | None) -> Digests:
-    from vmbk.kernels.hash import xxh3_64_blocks
+def _algorithm(name: str) -> tuple[Take, NDArray[Any]]:
+    """What computes an algorithm's digests, and room for one of them."""
+    with progress(f"load {name}", 1, unit="families") as advance:
+        kernels = import_module(f"vmbk.kernels.{ALGORITHMS[name]}")
+        advance(1)
+    if name == "xxh3-64":
+        return kernels.xxh3_64_blocks, np.zeros(1, np.uint64)
+    if name == "crc32c":
+        return kernels.crc32c_blocks, np.zeros(1, np.uint32)
 
-    out = np.empty(-(-len(data) // unit), np.uint64)
+    def take(data: Any, unit: int, out: NDArray[Any]) -> None:
+        kernels.xxh3_128_blocks(data, unit, np.uint64(0), out.reshape(-1))
+
+    return take, np.zeros((1, 2), np.uint64)
+
+
+def _hash_array(
+    data: Any, unit: int, take: Take, row: NDArray[Any], workers: int | None
+) -> NDArray[Any]:
+    out = np.empty((-(-len(data) // unit), *row.shape[1:]), row.dtype)
     step = max(1, 4 * MIB // unit)
 
     def work(i: int, _: None) -> None:
         lo, hi = i * step, min((i + 1) * step, len(out))
-        xxh3_64_blocks(data[lo * unit : hi * unit], unit, out[lo:hi])
+        take(data[lo * unit : hi * unit], unit, out[lo:hi])
 
     for_each(-(-len(out) // step), work, lambda: None, workers or default_workers())
     return out
 
 
-def _hash_file(path: str | os.PathLike[str], unit: int, workers: int | None) -> tuple[Digests, int]:
+def _hash_file(
+    path: str | os.PathLike[str], unit: int, take: Take, row: NDArray[Any], workers: int | None
+) -> tuple[NDArray[Any], int]:
     with RawDisk(path, mode="r") as disk:
-        state = blank(disk.size, unit, 0)
         ranges = align(disk.data_extents(), unit, disk.size)
+        offsets, lengths = windows(ranges, unit)
+        # What is not read is a hole.
+        take(np.zeros(unit, np.uint8), unit, row)
+        out = np.repeat(row, -(-disk.size // unit), axis=0)
+        if disk.size % unit:
+            take(np.zeros(disk.size % unit, np.uint8), unit, out[-1:])
+
         with progress(f"hash {disk.name}", int(ranges[1].sum())) as advance:
-            scan(disk, ranges, (unit, 0), state, None, workers=workers, on_progress=advance)
-        return state.digests, disk.size
+
+            def work(i: int, buffer: NDArray[np.uint8]) -> None:
+                offset, length = int(offsets[i]), int(lengths[i])
+                data = buffer[:length]
+                disk.read_into(offset, data)
+                take(data, unit, out[offset // unit : -(-(offset + length) // unit)])
+                advance(length)
+
+            for_each(
+                len(offsets),
+                work,
+                lambda: np.empty(max(WINDOW, unit), np.uint8),
+                workers or default_workers(),
+            )
+        return out, disk.size

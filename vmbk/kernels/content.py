@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmbk.kernels.intrinsics import Bytes, bytes_of, store_word
+from vmbk.kernels.intrinsics import Bytes, bytes_of, load_word, store_word
 from vmbk.kernels.jit import I64, OutU8, i64, kernel, u64, void
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ _GAMMA = np.uint64(0x9E37_79B9_7F4A_7C15)
 _FACTOR_1 = np.uint64(0xBF58_476D_1CE4_E5B9)
 _FACTOR_2 = np.uint64(0x94D0_49BB_1331_11EB)
 _N27, _N30, _N31 = np.uint64(27), np.uint64(30), np.uint64(31)
-_NOTHING, _N8, _N62 = np.uint64(0), np.uint64(8), np.uint64(62)
+_NOTHING, _TWO, _N8 = np.uint64(0), np.uint64(2), np.uint64(8)
+_N62, _BYTE = np.uint64(62), np.uint64(0xFF)
 _HUNDRED = np.uint64(100)
 # What the two draws of a block, its kind and its duplicate, add to its key: no counter of words
 # in a block reaches them.
@@ -50,10 +51,13 @@ TEXT = np.frombuffer(
     ),
     dtype=np.uint64,
 )
-_WORD_MASK = np.uint64(63)
 # A number is seven octal digits and a space: three bits of each of seven bytes, made printable.
 _DIGIT_BITS = np.uint64(0x0007_0707_0707_0707)
 _DIGIT_BASE = np.uint64(0x2030_3030_3030_3030)
+# By the two highest bits and the six lowest of what was drawn: bits that are the same in every such
+# text, and bits that are drawn. The highest two make it a number, one time in four.
+_SAME = np.where(np.arange(256) % 4 == 0, _DIGIT_BASE, np.repeat(TEXT, 4))
+_DRAWN = np.where(np.arange(256) % 4 == 0, _DIGIT_BITS, np.uint64(0))
 
 
 @kernel(u64(u64))
@@ -79,13 +83,11 @@ def _random_word(key: Any, index: int) -> Any:
     return _mix(key + np.uint64(index + 1) * _GAMMA)
 
 
-@kernel(u64(u64, i64))
-def _text_word(key: Any, index: int) -> Any:
+@kernel(u64(u64))
+def _text_word(draw: Any) -> Any:
     """8 bytes of text: a number one time in four, else a word."""
-    draw = _random_word(key, index)
-    if draw >> _N62 == _NOTHING:
-        return ((draw >> _N8) & _DIGIT_BITS) | _DIGIT_BASE
-    return TEXT[draw & _WORD_MASK]
+    which = ((draw << _TWO) | (draw >> _N62)) & _BYTE
+    return ((draw >> _N8) & _DRAWN[which]) | _SAME[which]
 
 
 @kernel(void(Bytes, i64, i64, u64))
@@ -103,19 +105,28 @@ def _fill_random(content: Any, start: int, length: int, key: Any) -> None:
         store_word(content, start + 8 * i, _random_word(key, i))
     word = _random_word(key, words)
     for i in range(8 * words, length):
-        content[start + i] = word & np.uint64(0xFF)
+        content[start + i] = word & _BYTE
         word >>= _N8
 
 
 @kernel(void(Bytes, i64, i64, u64))
 def _fill_text(content: Any, start: int, length: int, key: Any) -> None:
-    """Text, 8 bytes at a time; the last word may be cut."""
+    """Text, 8 bytes at a time; the last word may be cut.
+
+    What is drawn takes vectors, and looking up does not: gathers are slow where processors had to
+    be mended. So the one is done after the other, while a block is in the nearest cache.
+    """
     words = length >> 3
+    _fill_random(content, start, length, key)
     for i in range(words):
-        store_word(content, start + 8 * i, _text_word(key, i))
-    word = _text_word(key, words)
+        word = _text_word(load_word(content, start + 8 * i))
+        # No text is zero, but a loop that may end early is one that LLVM leaves as it is.
+        if word == _NOTHING:
+            break
+        store_word(content, start + 8 * i, word)
+    word = _text_word(_random_word(key, words))
     for i in range(8 * words, length):
-        content[start + i] = word & np.uint64(0xFF)
+        content[start + i] = word & _BYTE
         word >>= _N8
 
 

@@ -1,184 +1,22 @@
-"""XXH3-64 of blocks: the digest by which blocks are told apart.
+"""XXH3-64 of blocks: the digest by which blocks are told apart. The seed is 0.
 
-Written from the xxHash specification (xxhash_spec.md), section "XXH3 Algorithm Overview" and the
-three "XXH3 Algorithm Description" sections that follow it. The seed is 0 and the secret the
-default one. Bit-exact with every other XXH3-64.
-
-All arithmetic is on uint64 and all indices are int64. The two never meet in one expression: Numba,
-like NumPy, makes a float64 of their sum.
+Other seeds and 128 bits are in `vmbk.kernels.seeded`, so that a backup need not compile them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vmbk.kernels.intrinsics import (
-    Bytes,
-    accumulate_stripe,
-    bytes_of,
-    fold_product,
-    get_lane,
-    load_half_word,
-    load_stripe,
-    load_word,
-    prefetch,
-    scramble_stripe,
-    swap_bytes,
-)
+from vmbk.kernels.intrinsics import bytes_of
 from vmbk.kernels.jit import U8, OutU64, i64, kernel, u64, void
+from vmbk.kernels.xxh3 import SECRET, _digest_64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SECRET = np.frombuffer(
-    bytes.fromhex(
-        "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
-        "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
-        "3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
-        "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364"
-        "eac5ac8334d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e"
-        "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
-    ),
-    dtype=np.uint8,
-)
-
-PRIME32_1 = np.uint64(0x9E3779B1)
-PRIME64_1 = np.uint64(0x9E3779B185EBCA87)
-PRIME64_2 = np.uint64(0xC2B2AE3D27D4EB4F)
-PRIME64_3 = np.uint64(0x165667B19E3779F9)
-PRIME_MX1 = np.uint64(0x165667919E3779F9)
-PRIME_MX2 = np.uint64(0x9FB21C651E98DF25)
-INITIAL = np.array(
-    [
-        0xC2B2AE3D,
-        0x9E3779B185EBCA87,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0x85EBCA77C2B2AE63,
-        0x85EBCA77,
-        0x27D4EB2F165667C5,
-        0x9E3779B1,
-    ],
-    dtype=np.uint64,
-).view(np.uint8)
-
-# A round is 16 stripes of 64 bytes: as often as the secret's 128 bytes before its last stripe
-# can move on by 8.
-ROUND_STRIPES = 16
-
-# Bytes to ask for ahead of the stripe at hand. Blocks lie side by side, so this reaches into the
-# next block while the digest of this one is still being folded; reading past the data is harmless.
-AHEAD = 2048
-
-# Shift counts are typed: a plain 32 would be an int64 beside a uint64.
-_N8, _N15, _N16, _N24, _N28, _N29 = (np.uint64(n) for n in (8, 15, 16, 24, 28, 29))
-_N32, _N33, _N35, _N37, _N40, _N49 = (np.uint64(n) for n in (32, 33, 35, 37, 40, 49))
-
-
-@kernel(u64(u64))
-def _avalanche(value: Any) -> Any:
-    """Last mixing step of all but the shortest inputs (`avalanche` in the specification)."""
-    value = (value ^ (value >> _N37)) * PRIME_MX1
-    return value ^ (value >> _N32)
-
-
-@kernel(u64(u64))
-def _avalanche_xxh64(value: Any) -> Any:
-    """Last mixing step of inputs below 4 bytes (`avalanche_XXH64` in the specification)."""
-    value = (value ^ (value >> _N33)) * PRIME64_2
-    value = (value ^ (value >> _N29)) * PRIME64_3
-    return value ^ (value >> _N32)
-
-
-@kernel(u64(Bytes, i64, i64))
-def _digest_0_to_16(data: Any, start: int, length: int) -> Any:
-    """Section "for small inputs": 0, 1 to 3, 4 to 8 and 9 to 16 bytes."""
-    size = np.uint64(length)
-    if length > 8:
-        low = load_word(SECRET, 24) ^ load_word(SECRET, 32) ^ load_word(data, start)
-        high = load_word(SECRET, 40) ^ load_word(SECRET, 48) ^ load_word(data, start + length - 8)
-        return _avalanche(size + swap_bytes(low) + high + fold_product(low, high))
-    if length > 3:
-        first, last = load_half_word(data, start), load_half_word(data, start + length - 4)
-        value = load_word(SECRET, 8) ^ load_word(SECRET, 16) ^ (last | (first << _N32))
-        turned = ((value << _N49) | (value >> _N15)) ^ ((value << _N24) | (value >> _N40))
-        value = (value ^ turned) * PRIME_MX2
-        value = (value ^ ((value >> _N35) + size)) * PRIME_MX2
-        return value ^ (value >> _N28)
-    if length > 0:
-        first, last = np.uint64(data[start]), np.uint64(data[start + length - 1])
-        middle = np.uint64(data[start + (length >> 1)])
-        combined = last | (size << _N8) | (first << _N16) | (middle << _N24)
-        return _avalanche_xxh64(load_half_word(SECRET, 0) ^ load_half_word(SECRET, 4) ^ combined)
-    return _avalanche_xxh64(load_word(SECRET, 56) ^ load_word(SECRET, 64))
-
-
-@kernel(u64(Bytes, i64, i64))
-def _mix_16(data: Any, offset: int, secret: int) -> Any:
-    """16 bytes of data with 16 of the secret (`mixStep` in the specification)."""
-    return fold_product(
-        load_word(data, offset) ^ load_word(SECRET, secret),
-        load_word(data, offset + 8) ^ load_word(SECRET, secret + 8),
-    )
-
-
-@kernel(u64(Bytes, i64, i64))
-def _digest_17_to_240(data: Any, start: int, length: int) -> Any:
-    """Section "for medium inputs": 17 to 128 bytes from both ends, 129 to 240 in order."""
-    total = np.uint64(length) * PRIME64_1
-    last = start + length - 16
-    if length <= 128:
-        for i in range(((length - 1) >> 5) + 1):
-            total += _mix_16(data, start + 16 * i, 32 * i)
-            total += _mix_16(data, last - 16 * i, 32 * i + 16)
-        return _avalanche(total)
-    for i in range(8):
-        total += _mix_16(data, start + 16 * i, 16 * i)
-    total = _avalanche(total)
-    for i in range(8, length >> 4):
-        total += _mix_16(data, start + 16 * i, 16 * (i - 8) + 3)
-    return _avalanche(total + _mix_16(data, last, 119))
-
-
-@kernel(u64(Bytes, i64, i64))
-def _digest_long(data: Any, start: int, length: int) -> Any:
-    """Section "for large inputs": 241 bytes and more, in rounds of 16 stripes."""
-    total = load_stripe(INITIAL, 0)
-    last_secret = load_stripe(SECRET, 128)
-    end = start + length
-    at = start
-    # The last round is never a whole one, even where the input would fill it.
-    for _ in range((length - 1) >> 10):
-        for i in range(ROUND_STRIPES):
-            prefetch(data, at + 64 * i + AHEAD)
-            total = accumulate_stripe(
-                total, load_stripe(data, at + 64 * i), load_stripe(SECRET, 8 * i)
-            )
-        total = scramble_stripe(total, last_secret, PRIME32_1)
-        at += 64 * ROUND_STRIPES
-    for i in range((end - at - 1) >> 6):
-        prefetch(data, at + 64 * i + AHEAD)
-        total = accumulate_stripe(total, load_stripe(data, at + 64 * i), load_stripe(SECRET, 8 * i))
-    total = accumulate_stripe(total, load_stripe(data, end - 64), load_stripe(SECRET, 121))
-    result = np.uint64(length) * PRIME64_1
-    for i in range(4):
-        result += fold_product(
-            get_lane(total, 2 * i) ^ load_word(SECRET, 11 + 16 * i),
-            get_lane(total, 2 * i + 1) ^ load_word(SECRET, 19 + 16 * i),
-        )
-    return _avalanche(result)
-
-
-@kernel(u64(Bytes, i64, i64))
-def _digest(data: Any, start: int, length: int) -> Any:
-    """XXH3-64 of `length` bytes from `start`."""
-    if length > 240:
-        return _digest_long(data, start, length)
-    if length > 16:
-        return _digest_17_to_240(data, start, length)
-    return _digest_0_to_16(data, start, length)
+_NO_SEED = np.uint64(0)
 
 
 @kernel(u64(U8))
@@ -195,13 +33,13 @@ def xxh3_64(data: NDArray[np.uint8]) -> int:
     uint64
         The digest.
     """
-    digest: int = _digest(bytes_of(data), 0, data.size)
+    digest: int = _digest_64(bytes_of(data), 0, data.size, _NO_SEED, bytes_of(SECRET))
     return digest
 
 
 @kernel(void(U8, i64, OutU64))
 def xxh3_64_blocks(data: NDArray[np.uint8], block_size: int, out: NDArray[np.uint64]) -> None:
-    """XXH3-64 of each block.
+    """XXH3-64 of each block, with seed 0.
 
     Parameters
     ----------
@@ -212,7 +50,8 @@ def xxh3_64_blocks(data: NDArray[np.uint8], block_size: int, out: NDArray[np.uin
     out : (ceil(n / block_size),) uint64
         Receives one digest per block.
     """
-    content = bytes_of(data)
+    content, secret = bytes_of(data), bytes_of(SECRET)
     for block in range(out.size):
         start = block * block_size
-        out[block] = _digest(content, start, min(block_size, data.size - start))
+        length = min(block_size, data.size - start)
+        out[block] = _digest_64(content, start, length, _NO_SEED, secret)

@@ -43,7 +43,8 @@ def nulls_of(column: Any) -> NDArray[np.bool_]:
     if valid is None or not array.null_count:
         return np.zeros(len(array), np.bool_)
     bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
-    return bits[array.offset : array.offset + len(array)] == 0
+    empty: NDArray[np.bool_] = bits[array.offset : array.offset + len(array)] == 0
+    return empty
 
 
 def ids_of(column: Any) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from vmbk.errors import InputError, StorageError, VmbkError
-from vmbk.vault.arrow import ID_TYPE, ids_of, to_ipc
+from vmbk.vault.arrow import ID_TYPE, ids_of, nulls_of, to_ipc
 from vmbk.vault.chunk import encrypt, prepare
 from vmbk.vault.crypto import SEALED_INDEX, SEALED_POINT, Random
 from vmbk.vault.format import (
@@ -368,7 +368,7 @@ class VaultWriter:
             job.result()
 
     def _require_stored(self, column: Any) -> None:
-        ids = ids_of(column)[~np.asarray(column.is_null())]
+        ids = ids_of(column)[~nulls_of(column)]
         with self._lock:
             index = self._reader.index
             known = index.raw_lengths(ids, KINDS["data"], present=True) >= 0
