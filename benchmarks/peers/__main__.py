@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def run(
     def step(what: str, do: Callable[[Tool], Ran]) -> None:
         for name, tool in tools.items():
             before = tool.stored_bytes()
+            os.sync()  # what was written before must not cost this program anything
             ran = do(tool)
             found.append({
                 "step": what, "tool": name, "seconds": ran.seconds, "peak": ran.peak_bytes,

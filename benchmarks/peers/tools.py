@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import vmbk
+
 PASSWORD: Final = secrets.token_hex(16)
 """Of repositories that live as long as one run."""
 
@@ -123,11 +125,18 @@ class Vmbk(Tool):
     detector = "auto"
 
     def prepare(self) -> None:
+        # An installed package has its bytecode; a checkout may not.
+        self.more = {
+            "VMBK_KEY_FILE": str(self.folder / "key"),
+            "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
+        package = str(Path(vmbk.__file__).parent)
+        call([sys.executable, "-m", "compileall", "-q", package], self.folder, self.more)
         self.call("vault", "create", str(self.repository))
 
     def call(self, *words: str) -> Ran:
-        key = {"VMBK_KEY_FILE": str(self.folder / "key")}
-        return call([sys.executable, "-m", "vmbk", *words, "--json"], self.folder, key)
+        return call([sys.executable, "-m", "vmbk", *words, "--json"], self.folder, self.more)
 
     def backup(self, image: Path) -> Ran:
         return self.call("backup", str(image), "--vault", str(self.repository), "--vm", "vm",

@@ -17,13 +17,17 @@ from vmbk.kernels.intrinsics import (
     count_ones,
     count_trailing_zeros,
     load_word,
+    prefetch,
+    store_word,
 )
 from vmbk.kernels.jit import I64, U8, OutU8, i64, kernel, void
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NOTHING = np.uint64(0)
+_NOTHING, _ALL = np.uint64(0), np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_AHEAD = 16  # ranges whose first byte is asked for before its turn
+_SHORT = 57  # blocks that one word holds, whichever bit of its first byte they begin at
 
 
 @kernel(i64(Bytes, i64, i64))
@@ -101,9 +105,16 @@ def _mark(
     if length < end - offset:
         end = offset + length
     if shift >= 0:  # a division takes as long as all the rest
-        _set_blocks(bitmap, offset >> shift, ((end - 1) >> shift) + 1)
+        first, stop = offset >> shift, ((end - 1) >> shift) + 1
     else:
-        _set_blocks(bitmap, offset // block_size, (end - 1) // block_size + 1)
+        first, stop = offset // block_size, (end - 1) // block_size + 1
+    # Which bytes a short range falls into is anybody's guess, and the processor's: one word that
+    # holds them all needs none.
+    if stop - first <= _SHORT and (first >> 3) + 8 <= n_blocks >> 3:
+        ones = _ALL >> np.uint64(64 - (stop - first)) << np.uint64(first & 7)
+        store_word(bitmap, first >> 3, load_word(bitmap, first >> 3) | ones)
+    else:
+        _set_blocks(bitmap, first, stop)
 
 
 @kernel(void(OutU8, i64, i64, i64))
@@ -144,6 +155,8 @@ def mark_ranges(
     """
     bits, shift = bytes_of(bitmap), _shift_of(block_size)
     for i in range(offsets.size):
+        if shift >= 0 and i + _AHEAD < offsets.size:
+            prefetch(bits, offsets[i + _AHEAD] >> (shift + 3))
         _mark(bits, 8 * bitmap.size, offsets[i], lengths[i], block_size, shift)
 
 

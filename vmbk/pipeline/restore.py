@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -30,6 +33,8 @@ from vmbk.pipeline.results import RestoredDisk, RestoreResult
 from vmbk.progress import Advance, progress
 from vmbk.units import MIB, format_size
 from vmbk.vault import DiskRecord, RecoveryPoint, Vault
+
+_FLUSH_EVERY_S: Final = 0.05
 
 
 def restore(
@@ -210,12 +215,34 @@ def restore_disk(
         if on_progress is not None:
             on_progress(len(data))
 
-    for_each(len(offsets), work, lambda: np.empty(4 * MIB, np.uint8), default_workers())
+    with _flushing(target):
+        for_each(len(offsets), work, lambda: np.empty(4 * MIB, np.uint8), default_workers())
+        if verify:
+            _verify(vault, point, record, target, on_progress)
     target.flush()
-    if verify:
-        _verify(vault, point, record, target, on_progress)
     path = getattr(target, "path", None)
     return RestoredDisk(name, path, record.size, int(lengths.sum()), record.digest, verify)
+
+
+@contextmanager
+def _flushing(target: Disk) -> Iterator[None]:
+    """Flush all the time, so that the disk is at work while data is being unpacked.
+
+    A flush that fails fails the block: the system reports a lost write once, and never again.
+    """
+    done = threading.Event()
+
+    def flush() -> None:
+        while not done.wait(_FLUSH_EVERY_S):
+            target.flush()
+
+    with ThreadPoolExecutor(1, "vmbk-flush") as pool:
+        flushes = pool.submit(flush)
+        try:
+            yield
+        finally:
+            done.set()
+    flushes.result()
 
 
 def _zero_the_rest(
