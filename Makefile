@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help study test bench lab lint clean
+.PHONY: help study test bench bench-check bench-traces bench-peers lab lint clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # pip is upgraded inside the environment first: the one that comes with Python can be years old.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -23,12 +23,21 @@ study: $(VENV)/.ready  ## set everything up, run the main job, print the table
 test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, notebooks included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m vmbk.kernels & $(BIN)/mypy && wait
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 	$(BIN)/pytest --nbval --nbval-cell-timeout=120 --numprocesses=$(JOBS) --dist=loadfile notebooks
 
-bench: $(VENV)/.ready  ## measure traces at scale: 100 million requests, some minutes
+bench: $(VENV)/.ready  ## measure kernels beside their baselines, print ratios, append to the history
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-check: $(VENV)/.ready  ## the same, and fail where a ratio is below its floor
+	$(BIN)/python -m benchmarks --check $(BENCH)
+
+bench-traces: $(VENV)/.ready  ## measure traces at scale: 100 million requests, some minutes
 	$(BIN)/python -m benchmarks.traces $(BENCH)
+
+bench-peers: $(VENV)/.ready  ## vmbk beside restic and borg (benchmarks/peers/install.sh), some minutes
+	$(BIN)/python -m benchmarks.peers $(BENCH)
 
 lab: $(VENV)/.ready  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -166,6 +167,150 @@ def hashing(share: float, threads: int, peer: bool) -> Setup:
     return Setup(ours, baseline, {"xxhash": by_xxhash}, data.size)
 
 
+def wide_hashing(share: float) -> Setup:
+    import xxhash
+
+    from vmbk.kernels.seeded import xxh3_128_blocks
+
+    block = 4 * KIB
+    data = random_bytes(scaled(GIB, share, block))
+    digests = np.empty(2 * (data.size // block), np.uint64)
+
+    def ours() -> NDArray[np.uint64]:
+        def work(first: int, last: int) -> None:
+            part = data[first * block : last * block]
+            xxh3_128_blocks(part, block, 0, digests[2 * first : 2 * last])
+
+        in_threads(work, len(digests) // 2, 2)
+        return digests
+
+    def by_xxhash() -> NDArray[np.uint64]:
+        parts = (data[at : at + block] for at in range(0, data.size, block))
+        return np.frombuffer(b"".join(xxhash.xxh3_128_digest(part)[::-1] for part in parts), "<u8")
+
+    return Setup(ours, reading(data), {"xxhash": by_xxhash}, data.size)
+
+
+def crc32c(share: float) -> Setup:
+    """CRC32C; the peer has CRC-32, which is as much work for a table and for zlib."""
+    from vmbk.kernels.crc import crc32c_blocks
+
+    block = 4 * KIB
+    data = random_bytes(scaled(GIB // 4, share, block))
+    sums = np.empty(data.size // block, np.uint32)
+
+    def ours() -> NDArray[np.uint32]:
+        crc32c_blocks(data, block, sums)
+        return sums
+
+    def by_zlib() -> list[int]:
+        return [zlib.crc32(data[at : at + block]) for at in range(0, data.size, block)]
+
+    def bitwise() -> list[int]:
+        """By the definition, for the first block alone, and ours for the rest."""
+        crc = 0xFFFF_FFFF
+        for byte in data[:block].tolist():
+            crc ^= byte
+            for _ in range(8):
+                crc = crc >> 1 ^ 0x82F6_3B78 * (crc & 1)
+        return [crc ^ 0xFFFF_FFFF, *ours()[1:].tolist()]
+
+    return Setup(ours, by_zlib, {"the definition": bitwise}, data.size)
+
+
+def drilling(share: float) -> Setup:
+    """Hash, zero test and sub-block digests in one pass, beside three passes."""
+    from vmbk.kernels.compare import zero_blocks
+    from vmbk.kernels.fused import scan_blocks
+    from vmbk.kernels.hash import xxh3_64_blocks
+
+    block, sub = 64 * KIB, 4 * KIB
+    data = random_bytes(scaled(GIB, share, block))
+    data[: len(data) // 4] = 0
+    base = np.zeros(data.size // block, np.uint64)
+
+    def room() -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
+        subs = data.size // sub
+        return np.empty(len(base), np.uint64), np.zeros(subs, np.uint64), np.empty(subs, np.uint8)
+
+    one, three = room(), room()
+
+    def ours() -> NDArray[np.uint64]:
+        scan_blocks(data, block, sub, base, *one)
+        return np.concatenate([one[0], one[1], one[2].astype(np.uint64)])
+
+    def in_passes() -> NDArray[np.uint64]:
+        xxh3_64_blocks(data, block, three[0])
+        zero_blocks(data, sub, three[2])
+        xxh3_64_blocks(data, sub, three[1])
+        return np.concatenate([three[0], three[1], three[2].astype(np.uint64)])
+
+    return Setup(ours, in_passes, {"three passes": in_passes}, data.size)
+
+
+# --- Content -------------------------------------------------------------------------------------
+
+
+def chunking(share: float) -> Setup:
+    from vmbk.content.chunking import Chunking, cut_chunks
+
+    data = random_bytes(scaled(GIB // 4, share, MIB))
+    how = Chunking.fastcdc("64KiB")
+
+    def in_pieces() -> NDArray[np.int64]:
+        cuts = range(0, data.size, 333_333)
+        return cut_chunks([data[at : at + 333_333] for at in cuts], how).lengths
+
+    return Setup(
+        lambda: cut_chunks(data, how).lengths, reading(data, threads=1),
+        {"in pieces": in_pieces}, data.size,
+    )  # fmt: skip
+
+
+def entropy(share: float) -> Setup:
+    from vmbk.content.statistics import content_blocks
+
+    block = 64 * KIB
+    data = random_bytes(scaled(GIB // 8, share, block)) & np.uint8(0x3F)
+
+    def by_numpy() -> NDArray[np.float64]:
+        found = []
+        for at in range(0, data.size, block):
+            share = np.bincount(data[at : at + block], minlength=256) / block
+            share = share[share > 0]
+            found.append(-(share * np.log2(share)).sum())
+        return np.array(found).round(9)
+
+    def ours() -> NDArray[np.float64]:
+        return content_blocks(data, block, workers=1)["entropy"].to_numpy().round(9)
+
+    return Setup(ours, by_numpy, {"numpy": by_numpy}, data.size)
+
+
+def filling(share: float, text: int) -> Setup:
+    from vmbk.kernels.content import fill_content
+
+    block = 4 * KIB
+    out = np.empty(scaled(GIB // 4, share, block), np.uint8)
+    versions = np.zeros(out.size // block, np.int64)
+
+    def ours() -> NDArray[np.uint8]:
+        fill_content(out, 0, 0, 0, versions, block, 0, text, 0)
+        return out
+
+    def block_by_block() -> NDArray[np.uint8]:
+        made = np.empty_like(out)
+        for i in range(len(versions)):
+            part = made[i * block : (i + 1) * block]
+            fill_content(part, 0, 0, i, versions[:1], block, 0, text, 0)
+        return made
+
+    source = random_bytes(out.size)
+    target = np.empty_like(out)
+    return Setup(ours, lambda: np.copyto(target, source), {"each block alone": block_by_block},
+                 out.size)  # fmt: skip
+
+
 # --- Comparison and bitmaps ----------------------------------------------------------------------
 
 
@@ -305,8 +450,15 @@ CASES = (
     Case("XXH3-64 of 4 KiB blocks, 1 thread", "xxhash called per block",
          lambda share: hashing(share, 1, True), 1.6),
     Case("compare at 64 KiB, 2 threads", "reading both, 2 threads", comparing, 0.90),
-    Case("bitmap to extents", "NumPy", extents, 10, rounds=5),
-    Case("10 M ranges into a bitmap", "NumPy", marking, 5, rounds=5),
+    Case("XXH3-128 of 4 KiB blocks, 2 threads", "reading the array, 2 threads", wide_hashing),
+    Case("CRC32C of 4 KiB blocks, 1 thread", "zlib's CRC-32 called per block", crc32c),
+    Case("hash, zeros and drill-down in one pass", "the same in three passes", drilling),
+    Case("bitmap to extents", "NumPy", extents, 10),
+    Case("10 M ranges into a bitmap", "NumPy", marking, 5),
+    Case("FastCDC at 64 KiB, with digests", "reading the array, 1 thread", chunking),
+    Case("entropy and packed size of 64 KiB blocks", "NumPy, entropy alone", entropy, rounds=5),
+    Case("random content", "memcpy", lambda share: filling(share, 0)),
+    Case("text content", "memcpy", lambda share: filling(share, 100)),
     Case("checksum of an unchanged image", "cat", checksum, 1 / 2.5, rounds=7),
     Case("first call in a fresh process", "import numpy", first_call),
     Case("first call on a machine: compiling", "import numba", compiling, rounds=3),

@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from benchmarks import history, suite
+from benchmarks.cases import CASES, Case
 from benchmarks.ratios import Timing, ratios, take_turns
 
 ROOT = Path(__file__).parent.parent
@@ -47,3 +52,54 @@ def test_the_table_of_traces(tmp_path: Path) -> None:
         else:
             assert result["before_bytes"] <= result["peak_bytes"] < 1 << 30
     assert len(run.stdout.splitlines()) == len(results)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_ways_of_a_case_agree(case: Case) -> None:
+    if "process" in case.name or "machine" in case.name:
+        pytest.skip("starts a process, and has no result")
+    setup = case.make(0.001)
+    try:
+        ours = setup.ours()
+        assert setup.same
+        for name, way in setup.same.items():
+            assert np.array_equal(np.asarray(ours), np.asarray(way())), name
+        setup.baseline()
+    finally:
+        setup.close()
+
+
+def test_the_suite_measures_and_tells_what_is_low() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "vmbk", "bench", "--only", "bitmap to", "--json"],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        env=os.environ | {"VMBK_BENCH_SHARE": "0.001"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    (figure,) = told["ratios"]
+    assert figure["name"] == "bitmap to extents"
+    assert figure["low"] <= figure["ratio"] <= figure["high"]
+    assert told["made_by"]["cores"] >= 1
+    low = figure | {"ratio": 0.5 * figure["floor"]}
+    assert suite.is_low(low)
+    assert not suite.is_low(figure | {"floor": None})
+    assert "below its floor: bitmap to extents" in suite.table([low])
+
+
+def test_no_case_of_that_name() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "vmbk", "bench", "--only", "no such"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "no case has 'no such' in its name" in run.stderr
+    assert "bitmap to extents" in run.stderr
+
+
+def test_the_history_is_one_line_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "PATH", tmp_path / "history.jsonl")
+    assert history.read() == []
+    history.append({"ratios": [{"ratio": 1.23456789}]})
+    history.append({"ratios": []})
+    assert history.read() == [{"ratios": [{"ratio": 1.235}]}, {"ratios": []}]

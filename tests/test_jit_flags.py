@@ -275,3 +275,75 @@ def test_processes_that_fill_the_cache_together_are_all_right(tmp_path: Path) ->
         for process in processes:
             assert process.communicate(timeout=240) == ("right\n", "")
     assert list(tmp_path.rglob("hash.xxh3_64.o"))
+
+
+# --- Machine code from the cache -----------------------------------------------------------------
+
+WARM = """
+import sys
+import numpy as np
+from vmbk.kernels.hash import xxh3_64
+assert int(xxh3_64(np.zeros(0, np.uint8))) == 0x2D06800538D394C2
+assert ("numba" in sys.modules) == (sys.argv[1] == "compiles")
+if sys.argv[1] == "all":
+    # One that calls nothing of Numba's came first; these make arrays and sort them.
+    import vmbk
+    trace = vmbk.read_trace(vmbk.dataset_path("ext4-sqlite"))
+    assert vmbk.churn(trace).frame().height > 0
+    from vmbk.kernels import churn, log, requests, text, updates
+    from vmbk.kernels.jit import Kernel
+    for family in (churn, log, requests, text, updates):
+        for kernel in vars(family).values():
+            if isinstance(kernel, Kernel) and kernel.public:
+                kernel.load()
+print("right")
+"""
+
+
+def run_warm(what: str, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WARM, what], capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
+
+
+@compiled_only
+def test_compiled_code_needs_no_compiler_to_run(tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run_warm("compiles", **cache)
+    run_warm("warm", **cache)
+    (code,) = tmp_path.rglob("hash.xxh3_64.o")
+    whole = code.read_bytes()
+    for damaged in (whole[:-1], whole[:100] + b"?" + whole[101:], b"", b"vmbk"):
+        code.write_bytes(damaged)
+        run_warm("compiles", **cache)
+        assert code.read_bytes().partition(b"\n")[0].split()[0] == b"vmbk-kernel-2"
+        run_warm("warm", **cache)
+
+
+@compiled_only
+def test_kernels_that_make_arrays_run_in_a_fresh_process() -> None:
+    run_warm("all")  # compiles what is missing
+    run_warm("all")
+
+
+@compiled_only
+def test_arguments_are_checked_before_machine_code_sees_them() -> None:
+    from vmbk.kernels.bitmap import mark_range
+    from vmbk.kernels.hash import xxh3_64, xxh3_64_blocks
+
+    data, out = np.zeros(4096, np.uint8), np.zeros(1, np.uint64)
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    for wrong in (
+        (data.astype(np.int8), 4096, out), (data[::2], 4096, out), (data.reshape(2, -1), 4096, out),
+        (b"bytes", 4096, out), (data, 4096, read_only), (data, 4096, out.astype(np.int64)),
+        (data, 4096), (data, 4096, out, out), (data, 1.5, out), (data, None, out),
+        (data, 4096, np.zeros(9, np.uint8)[1:].view(np.uint64)),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, AttributeError)):
+            xxh3_64_blocks(*wrong)
+    with pytest.raises(OverflowError, match="int64"):
+        mark_range(data, 1 << 63, 1, 4096)
+    assert f"{xxh3_64(data[:0]):016x}" == GOLDEN_XXH3_64[0]

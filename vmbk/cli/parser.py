@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from vmbk.cli import dataset, export, metrics, study, synth, trace, vault
+from vmbk.cli import bench, dataset, export, metrics, study, synth, trace, vault
 from vmbk.cli.reply import Reply
 from vmbk.errors import InputError
 from vmbk.units import parse_duration, parse_size, quoted
@@ -117,6 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
     _dataset_commands(commands)
     _vault_commands(commands)
     _crash_command(commands)
+    p = _add(
+        commands, "bench", bench.bench, "run the benchmarks: ratios to baselines of the same run"
+    )
+    p.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this")
+    p.add_argument("--check", action="store_true", help="exit with 1 where one is below its floor")
     return parser
 
 

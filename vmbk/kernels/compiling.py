@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import numba
 from numba import types
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 from numba.extending import intrinsic
 
 from vmbk.kernels import lowerings
@@ -37,30 +39,28 @@ def compiled(kernel: Kernel) -> Any:
     return numba.njit(result(*parameters), **FLAGS)(own)
 
 
-def machine_code(kernel: Kernel) -> tuple[str, bool, bytes]:
+def machine_code(kernel: Kernel) -> tuple[str, tuple[str, ...], bytes]:
     """A kernel's object file.
 
     Returns
     -------
     str
         The name of its function there.
-    bool
-        Whether it calls nothing that only Numba has, such as the making of an array.
+    tuple of str
+        What it calls that only Numba has, such as the making of an array.
     bytes
         The file.
     """
     (code,) = kernel.dispatcher.overloads.values()
     library = code.library
     calls = {f.name for f in library._final_module.functions if f.is_declaration}
-    alone = all(name in _EVERYWHERE or name.startswith("llvm.") for name in calls)
-    return code.fndesc.llvm_func_name, alone, library._get_compiled_object()
+    needs = {name for name in calls - _EVERYWHERE if not name.startswith("llvm.")}
+    return code.fndesc.llvm_func_name, tuple(sorted(needs)), library._get_compiled_object()
 
 
 def initialise() -> None:
     """Tell LLVM where the functions are that Numba's code calls."""
-    from numba.core.registry import cpu_target
-
-    _ = cpu_target.target_context
+    rtsys.initialize(cpu_target.target_context)
 
 
 def _callable(value: Kernel | Operation | Scalar) -> Any:

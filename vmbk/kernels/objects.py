@@ -31,16 +31,15 @@ if TYPE_CHECKING:
 RELEASE: Final = "NRT_MemInfo_call_dtor"
 """What Numba's code calls to give back an array that it owns."""
 
-_FORMAT: Final = b"vmbk-kernel-1"
-_ALONE: Final = b"alone"
+_FORMAT: Final = b"vmbk-kernel-2"
 _loaded: list[Any] = []  # engines own the code
 
 
 class _Code(NamedTuple):
-    """Machine code of a kernel: its function's name, whether it needs no Numba, an object file."""
+    """Machine code of a kernel: its function's name, what it needs of Numba, an object file."""
 
     name: str
-    alone: bool
+    needs: tuple[str, ...]
     code: bytes
 
 
@@ -104,8 +103,11 @@ def _compile_family(kernel: Kernel) -> None:
     """Compile all kernels of a module: whoever calls one of them calls others."""
     from vmbk.progress import progress
 
-    if _place(kernel) is None:
+    place = _place(kernel)
+    if place is None:
         return
+    with suppress(OSError):
+        place.unlink(missing_ok=True)  # it is damaged
     module = import_module(kernel.function.__module__)
     family = [k for k in vars(module).values() if _belongs(k, module) and not is_cached(k)]
     with progress(f"compile {module.__name__}, once", len(family), unit="kernels") as advance:
@@ -141,14 +143,14 @@ def _read(kernel: Kernel) -> _Code | None:
     words = head.split(b" ")
     if len(words) != 4 or words[0] != _FORMAT or words[3] != _digest(*words[1:3], code):
         return None
-    return _Code(words[1].decode(), words[2] == _ALONE, code)
+    return _Code(words[1].decode(), tuple(words[2].decode().split(",")[1:]), code)
 
 
 def _write(kernel: Kernel, made: _Code) -> None:
     place = _place(kernel)
     if place is None:
         return
-    words = made.name.encode(), _ALONE if made.alone else b"numba"
+    words = made.name.encode(), ",".join(("needs", *made.needs)).encode()
     data = b" ".join((_FORMAT, *words, _digest(*words, made.code))) + b"\n" + made.code
     with suppress(OSError), tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
         try:
@@ -164,10 +166,14 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def _load(made: _Code) -> int:
-    if not made.alone:
+    if any(llvm.address_of_symbol(name) is None for name in made.needs):
         from vmbk.kernels.compiling import initialise
 
         initialise()
+        # LLVM would call what it does not find at address 0.
+        missing = [name for name in made.needs if llvm.address_of_symbol(name) is None]
+        if missing:
+            raise SystemError(f"kernel {made.name} needs {', '.join(missing)}")
     machine = _machine()
     # Numba's arrays can own memory, which those of our callers never do: the call is in the code,
     # and is not made. Where Numba is at work in this process, it has told LLVM the real one.
