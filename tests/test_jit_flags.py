@@ -289,7 +289,7 @@ if sys.argv[1] == "all":
     # One that calls nothing of Numba's came first; these make arrays and sort them.
     import vmbk
     trace = vmbk.read_trace(vmbk.dataset_path("ext4-sqlite"))
-    assert vmbk.churn(trace).frame().height > 0
+    assert vmbk.churn(trace).height > 0
     from vmbk.kernels import churn, log, requests, text, updates
     from vmbk.kernels.jit import Kernel
     for family in (churn, log, requests, text, updates):
