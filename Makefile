@@ -30,7 +30,7 @@ test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, noteb
 bench: $(VENV)/.ready  ## measure kernels beside their baselines, print ratios, append to the history
 	$(BIN)/python -m benchmarks $(BENCH)
 
-bench-check: $(VENV)/.ready  ## the same, and fail where a ratio is below its floor
+bench-check: $(VENV)/.ready  ## measure the same, keep nothing, fail where a ratio is below its floor
 	$(BIN)/python -m benchmarks --check $(BENCH)
 
 bench-traces: $(VENV)/.ready  ## measure traces at scale: 100 million requests, some minutes

@@ -1,10 +1,11 @@
 """Altair charts, one function a figure; nothing else in vmbk draws.
 
 Those of a study take its results (``StudyResult.rows``, or `vmbk.study.read_results`) or its
-outcomes; those of a trace take a table of `vmbk.trace.metrics`. Each returns a chart that shows
-itself in a notebook. Everything is aggregated in Polars first; a chart holds some hundred rows at
-most. `run_lengths` and `sent_over_time` are of a study; what they show of a trace is drawn by
-`changed_runs` and `sent_so_far`. Altair itself is an extra and is loaded on the first call.
+outcomes; those of a trace take a table of `vmbk.trace.metrics`; those of benchmarks take a table of
+ratios or of programs. Each returns a chart that shows itself in a notebook. Everything is
+aggregated in Polars first; a chart holds some hundred rows at most. `run_lengths` and
+`sent_over_time` are of a study; what they show of a trace is drawn by `changed_runs` and
+`sent_so_far`. Altair itself is an extra and is loaded on the first call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vmbk.charts.fragmentation import (
     dispersion_over_time,
 )
 from vmbk.charts.misses import fleet_misses, identical_rewrites, missed_changes
+from vmbk.charts.performance import peers, ratio_history, speed_ratios
 from vmbk.charts.places import churn_map, write_map
 from vmbk.charts.requests import (
     activity,
@@ -50,13 +52,16 @@ __all__ = [
     "kinds_of_content",
     "missed_changes",
     "outcomes",
+    "peers",
     "profile",
+    "ratio_history",
     "reported_against_compare",
     "request_sizes",
     "rewrites_over_time",
     "run_lengths",
     "sent_over_time",
     "sent_so_far",
+    "speed_ratios",
     "stage_times",
     "stored_by_chunks",
     "to_svg",

@@ -107,7 +107,7 @@ def drill_down_label(sub_block_size: int) -> str:
     return f"drill-down to {format_size(sub_block_size)}" if sub_block_size else "drill-down off"
 
 
-def short_names(names: pl.Series) -> dict[str, str]:
+def short_names(names: pl.Series, longest: int = LONGEST_NAME) -> dict[str, str]:
     """Names short enough for a chart, by name: of a long one the end, where files differ.
 
     Characters that XML has no place for are replaced: the renderer does not survive them.
@@ -115,7 +115,7 @@ def short_names(names: pl.Series) -> dict[str, str]:
     short: dict[str, str] = {}
     for name in names.unique(maintain_order=True):
         text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", name)
-        text = text if len(text) <= LONGEST_NAME else "…" + text[1 - LONGEST_NAME :]
+        text = text if len(text) <= longest else "…" + text[1 - longest :]
         label, number = text, 1
         while label in short.values():
             number += 1
