@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.memory_disk import MemoryDisk
 from tests.tools import require_tool
 from vmbk import PointDisk, RawDisk, Settings, Vault, backup, restore
+from vmbk.detect.scan import PIECE
 from vmbk.errors import (
     BusyError,
     ChangedDuringBackupError,
@@ -26,6 +27,7 @@ from vmbk.errors import (
     TargetTooSmallError,
 )
 from vmbk.pipeline.restore import restore_disk
+from vmbk.pipeline.results import BackupResult
 
 BLOCK = 64 * 1024
 SIZE = 40 * BLOCK + 512
@@ -294,13 +296,13 @@ def test_a_disk_written_during_the_backup_makes_no_point(tmp_path, vault, image,
     """The image is really written, between two stages; only the moment is arranged."""
     from vmbk.pipeline import backup as module
 
-    original = module._transfer
+    original = module.transfer
 
-    def late_write(job, writer, advance):
+    def late_write(job, *rest):
         poke(image, 4 * BLOCK, b"late")
-        original(job, writer, advance)
+        original(job, *rest)
 
-    monkeypatch.setattr(module, "_transfer", late_write)
+    monkeypatch.setattr(module, "transfer", late_write)
     with pytest.raises(ChangedDuringBackupError, match="image"):
         backup([image], vault, "vm")
     assert vault.points() == ()
@@ -352,17 +354,155 @@ def test_what_is_sent_is_what_was_digested(vault, image, monkeypatch):
     """The image is really written between detection and transfer, its times put back."""
     from vmbk.pipeline import backup as module
 
-    original = module._transfer
+    first = backup([image], vault, "vm").point
+    poke(image, 3 * BLOCK, noise(2 * BLOCK))
+    original = module.transfer
 
-    def late_write(job, writer, advance):
+    def late_write(job, *rest):
         times = image.stat()
         poke(image, 4 * BLOCK, b"late")
         os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
-        original(job, writer, advance)
+        original(job, *rest)
 
-    monkeypatch.setattr(module, "_transfer", late_write)
+    monkeypatch.setattr(module, "transfer", late_write)
     monkeypatch.setattr(module, "_check_unchanged", lambda job: None)
     with pytest.raises(ChangedDuringBackupError):
+        backup([image], vault, "vm", detector="checksum")
+    assert [point.id for point in vault.points()] == [first]
+
+
+everything = st.tuples(
+    st.integers(0, 1 << 22), st.integers(1, 1 << 20), st.sampled_from(["data", "zeros", "hole"])
+)
+
+
+@given(
+    st.integers(1, 3 << 20),
+    st.lists(everything, max_size=12),
+    st.tuples(st.integers(9, 20), st.integers(8, 19)),
+    st.booleans(),
+    st.sampled_from(["full", "auto", "checksum"]),
+)
+@settings(max_examples=60)
+@example(2 << 20, [(0, 1 << 21, "data")], (20, 8), False, "full")
+@example((2 << 20) + 1, [(0, 1 << 21, "data"), (1 << 20, 512, "hole")], (9, 8), True, "full")
+def test_reading_once_makes_the_same_point_as_detect_then_transfer(
+    tmp_path_factory, size, writes, powers, open_for_writing, detector
+):
+    """Tables and chunks of a full backup against those of the two stages run one by one."""
+    from vmbk.pipeline import backup as module
+
+    folder = tmp_path_factory.mktemp("once")
+    block, sub = 1 << powers[0], 1 << powers[1]
+    granularity = Settings(block, sub if 512 <= sub < block else 0)
+    disk = RawDisk.create(folder / "d.raw", size)
+    for i, (offset, length, kind) in enumerate(writes):
+        length = min(length, size - offset % size)
+        if kind == "hole":
+            disk.zero(offset % size, length)
+        else:
+            disk.write(offset % size, noise(length, i) if kind == "data" else bytes(length))
+    content = np.empty(size, np.uint8)
+    disk.read_into(0, content)
+    source = disk
+    if not open_for_writing:
+        disk.close()
+        source = folder / "d.raw"
+    with Vault.create(folder / "v", folder / "k", durability="none") as vault:
+
+        def make(vm: str) -> BackupResult:
+            return backup([source], vault, vm, detector=detector, settings=granularity)
+
+        once = make("once")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "why_full", lambda *arguments: None)
+            twice = make("twice")
+        a, b = (vault.point(done.point).disks[0] for done in (once, twice))
+        # Tables name the same chunks, whose ids are of their content.
+        assert (a.extents, a.digests, a.sub_digests) == (b.extents, b.digests, b.sub_digests)
+        assert a.digest == b.digest
+        for one, two in zip(once.disks, twice.disks, strict=True):
+            assert one.detector == two.detector == "full"
+            assert (one.fallback, one.extents, one.sent_bytes, one.changed_bytes) == (
+                two.fallback, two.extents, two.sent_bytes, two.changed_bytes,
+            )  # fmt: skip
+            assert (one.scanned_bytes, two.new_bytes) == (two.scanned_bytes, 0)
+        map_of = vault.disk_map(vault.point(once.point), "d")
+        assert (map_of.lengths <= PIECE).all() or map_of.zero[map_of.lengths > PIECE].all()
+        target = MemoryDisk(size)
+        assert restore_disk(vault, vault.point(once.point), "d", target).verified
+        assert np.array_equal(target.data, content)
+    disk.close()
+    shutil.rmtree(folder)
+
+
+def test_a_full_backup_reads_its_data_once(tmp_path, vault, monkeypatch):
+    """A new disk beside one that has a base, and one whose blocks were of another size."""
+    from vmbk.disk.imagefile import ImageFile
+
+    images = [tmp_path / f"{name}.raw" for name in ("known", "new")]
+    for i, path in enumerate(images):
+        with RawDisk.create(path, 3 * PIECE + 700) as disk:
+            disk.write(PIECE // 2, noise(PIECE, i))
+            disk.write(3 * PIECE, noise(700, i))
+    backup(images[:1], vault, "vm")
+    poke(images[0], PIECE, b"changed")
+    reads: list[int] = []
+    original = ImageFile.read_into
+
+    def counted(self, offset, buffer):
+        reads.append(len(buffer))
+        original(self, offset, buffer)
+
+    monkeypatch.setattr(ImageFile, "read_into", counted)
+    first = backup(images, vault, "vm", detector="checksum")
+    known, new = first.disks
+    assert (known.detector, known.sent_bytes) == ("checksum", 4096)
+    assert (new.detector, new.fallback, new.sent_bytes) == ("full", "no base point", PIECE + 700)
+    assert sum(reads) == known.scanned_bytes + known.sent_bytes + new.scanned_bytes
+    assert new.detect_seconds < new.transfer_seconds
+    reads.clear()
+    second = backup(images, vault, "vm", settings=Settings(4096, 512))
+    assert {d.fallback for d in second.disks} == {"block size changed"}
+    assert sum(reads) == second.total("scanned_bytes")
+    assert second.total("sent_bytes") == 2 * (PIECE + 700)
+    reads.clear()
+    third = backup(images, vault, "vm", detector="full", settings=Settings(gap=4096))
+    assert sum(reads) == third.total("scanned_bytes") + third.total("sent_bytes")
+    for point in (first.point, second.point, third.point):
+        restore(point, vault, tmp_path / point)
+        for path in images:
+            assert (tmp_path / point / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_full_backup_of_a_disk_in_use_has_what_it_was_at_the_snapshot(
+    tmp_path, vault, image, monkeypatch
+):
+    from vmbk.pipeline import backup as module
+
+    content, original = image.read_bytes(), module.transfer
+    with RawDisk(image, mode="rw") as disk:
+
+        def written_meanwhile(job, *rest):
+            disk.write(2 * BLOCK + 9, noise(3 * BLOCK, 5))
+            disk.zero(SIZE - 700, 100)
+            original(job, *rest)
+
+        monkeypatch.setattr(module, "transfer", written_meanwhile)
+        point = backup([disk], vault, "vm", detector="full").point
+        monkeypatch.undo()
+        after = backup([disk], vault, "vm")
+        assert after.disks[0].detector == "tracking"
+    for name, expected in ((point, content), (after.point, image.read_bytes())):
+        assert restore(name, vault, tmp_path / name).verified
+        assert (tmp_path / name / "image.raw").read_bytes() == expected
+
+
+def test_pieces_that_are_not_the_extents_make_no_point(vault, image, monkeypatch):
+    from vmbk.pipeline import transfer as module
+
+    monkeypatch.setattr(module, "PIECE", BLOCK)
+    with pytest.raises(IntegrityError, match="image"):
         backup([image], vault, "vm")
     assert vault.points() == ()
 

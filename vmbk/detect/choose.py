@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from vmbk.detect.changes import DETECTORS, Base, ChangeSet, Settings
+from vmbk.detect.scan import OnData
 from vmbk.disk.base import Ranges, ReadableDisk
 from vmbk.errors import InputError
 from vmbk.progress import Advance
@@ -33,6 +34,15 @@ class Tracked:
     lost: str = NO_TRACKER
 
 
+def why_full(detector: str, base: Base | None, settings: Settings) -> str | None:
+    """The reason why `detect` will take everything, "" where that is no fallback; else None."""
+    if detector == "full" or (detector == "auto" and base is None):
+        return ""
+    if base is None:
+        return NO_BASE
+    return OTHER_BLOCK_SIZE if base.block_size != settings.block_size else None
+
+
 def detect(
     disk: ReadableDisk,
     base: Base | None,
@@ -42,6 +52,7 @@ def detect(
     tracked: Tracked | None = None,
     seed: int = 0,
     on_progress: Advance | None = None,
+    on_data: OnData | None = None,
 ) -> ChangeSet:
     """Find what changed on a disk since a base point.
 
@@ -61,7 +72,10 @@ def detect(
     seed : int
         For the random part of tracking's spot check.
     on_progress : callable, optional
-        Called with bytes read.
+        Called with bytes read, and by `full` with those of holes.
+    on_data : callable, optional
+        Called with the data while it is read, see `vmbk.detect.scan.scan`; only where `why_full`
+        has a reason.
 
     Returns
     -------
@@ -88,13 +102,9 @@ def detect(
     def mark(found: ChangeSet, fallback: str = "") -> ChangeSet:
         return replace(found, requested=detector, fallback=fallback)
 
-    if detector == "full":
-        return mark(full(disk, settings, on_progress=on_progress))
-    if base is None:
-        why = "" if detector == "auto" else NO_BASE
-        return mark(full(disk, settings, on_progress=on_progress), why)
-    if base.block_size != settings.block_size:
-        return mark(full(disk, settings, on_progress=on_progress), OTHER_BLOCK_SIZE)
+    why = why_full(detector, base, settings)
+    if base is None or why is not None:
+        return mark(full(disk, settings, on_progress=on_progress, on_data=on_data), why or "")
     if base.sub_block_size != settings.sub_block_size:
         base = replace(base, sub_block_size=0, sub_digests=None)
     if detector == "compare":

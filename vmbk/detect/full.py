@@ -6,7 +6,7 @@ import numpy as np
 
 from vmbk.detect.changes import ChangeSet, Settings
 from vmbk.detect.conclude import conclude
-from vmbk.detect.scan import Scan, align, scan, zero_digests
+from vmbk.detect.scan import OnData, Scan, align, scan, zero_digests
 from vmbk.disk.base import ReadableDisk
 from vmbk.progress import Advance
 
@@ -21,12 +21,18 @@ def blank(size: int, block: int, sub: int) -> Scan:
 
 
 def full(
-    disk: ReadableDisk, settings: Settings, *, on_progress: Advance | None = None
+    disk: ReadableDisk,
+    settings: Settings,
+    *,
+    on_progress: Advance | None = None,
+    on_data: OnData | None = None,
 ) -> ChangeSet:
     """Report the whole disk as changed; read only where it may hold data."""
     state = blank(disk.size, *settings.units)
     ranges = align(disk.data_extents(), settings.block_size, disk.size)
-    scan(disk, ranges, settings.units, state, None, on_progress=on_progress)
+    if on_progress is not None:
+        on_progress(disk.size - int(ranges[1].sum()))  # holes, and done
+    scan(disk, ranges, settings.units, state, None, on_progress=on_progress, on_data=on_data)
     every = np.ones(len(state.digests), bool)
     return conclude(
         detector="full",

@@ -20,14 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmbk.detect.changes import Digests
-from vmbk.disk.base import Ranges, ReadableDisk
+from vmbk.disk.base import Bytes, Ranges, ReadableDisk
 from vmbk.progress import progress
-from vmbk.units import KIB
+from vmbk.units import KIB, MIB
 
 WINDOW: Final = 512 * KIB
 """Bytes read at once: so few that they are still in the L2 cache when they are hashed. From the
 page cache, 4 MiB took a third longer; a disk is kept busy by reading ahead."""
 
+PIECE: Final = MIB
+"""Bytes of the largest piece that is sent: at 1 MiB the cost per chunk is small and zstd compresses
+well. No block is larger."""
+
+OnData = Callable[[int, Bytes], None]
+"""Takes the offset and the bytes of data that was found."""
 
 KERNELS: Final = ("hash", "compare", "fused", "bitmap", "extents", "overlay")
 """Families of kernels that every job uses."""
@@ -110,9 +116,9 @@ def flag_ranges(flags: NDArray[np.bool_], unit: int, size: int, gap: int = 0) ->
     return bitmap_ranges(np.packbits(flags, bitorder="little"), unit, size, gap)
 
 
-def windows(ranges: Ranges, unit: int) -> Ranges:
-    """Cut ranges that begin on units into pieces of at most `WINDOW` bytes."""
-    return split(ranges, max(WINDOW // unit, 1) * unit)
+def windows(ranges: Ranges, unit: int, window: int = WINDOW) -> Ranges:
+    """Cut ranges that begin on units into pieces of at most ``window`` bytes, or one unit."""
+    return split(ranges, max(window // unit, 1) * unit)
 
 
 def split(ranges: Ranges, piece: int) -> Ranges:
@@ -188,6 +194,7 @@ def scan(
     *,
     workers: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    on_data: OnData | None = None,
 ) -> None:
     """Read the ranges (whole blocks) and renew ``state`` for them.
 
@@ -203,13 +210,18 @@ def scan(
         Arrays over the whole disk, renewed in place.
     base : ndarray of uint64 or None
         Block digests of the base; blocks that equal them are not hashed at sub-block level.
+    on_data : callable, optional
+        Called from many threads with the offset and the bytes of each run of grains that are not
+        zero, cut at every multiple of `PIECE`. They are the very bytes that were digested, in a
+        buffer that is used again.
     """
     from vmbk.kernels.fused import scan_blocks
 
     block, sub = units
     grain = sub or block
     nothing = np.empty(0, np.uint64)
-    offsets, lengths = windows(ranges, block)
+    window = WINDOW if on_data is None else PIECE
+    offsets, lengths = windows(ranges, block, window)
     lock = threading.Lock()
 
     def work(i: int, buffer: NDArray[np.uint8]) -> None:
@@ -227,6 +239,10 @@ def scan(
             nothing if not sub or state.sub_digests is None else state.sub_digests[grains],
             state.zero[grains],
         )
+        if on_data is not None:
+            runs = flag_ranges(state.zero[grains] == 0, grain, length)
+            for begin, size in zip(*(values.tolist() for values in runs), strict=True):
+                on_data(offset + begin, data[begin : begin + size])
         with lock:
             state.scanned_bytes += length
             state.hashed_bytes += length + drilled
@@ -236,6 +252,6 @@ def scan(
     for_each(
         len(offsets),
         work,
-        lambda: np.empty(max(WINDOW, block), np.uint8),
+        lambda: np.empty(max(window, block), np.uint8),
         workers or default_workers(),
     )

@@ -4,6 +4,10 @@ A job has five stages. *prepare* opens the disks, loads what the vault knows of 
 asks each tracker whether it can be trusted; *snapshot* fixes the point in time, on all disks
 together; *detect* finds the changes; *transfer* sends them; *commit* makes the point. Disks go
 through detect and transfer in parallel. Nothing is visible in the vault before commit.
+
+A disk of which everything is taken, as in every first backup, is read once: each piece is digested
+and sent while it is in memory. This is part of *transfer*, and its *detect* takes no time. It is
+not done where the settings have a gap: what is sent along to join two extents is known too late.
 """
 
 from __future__ import annotations
@@ -13,32 +17,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-import numpy as np
-
-from vmbk.detect.changes import DETECTORS, Base, Digests, Settings
-from vmbk.detect.choose import SPOT_CHECK, Tracked, detect
-from vmbk.detect.scan import bitmap_ranges, default_workers, for_each, load_kernels, split
-from vmbk.disk.base import Bytes
+from vmbk.detect.changes import DETECTORS, Base, Settings
+from vmbk.detect.choose import SPOT_CHECK, Tracked, detect, why_full
+from vmbk.detect.scan import OnData, bitmap_ranges, for_each, load_kernels
 from vmbk.disk.raw import RawDisk
 from vmbk.disk.tracking_state import TrackingLostError
-from vmbk.errors import ChangedDuringBackupError, InputError, IntegrityError, StorageError
+from vmbk.errors import InputError, IntegrityError, StorageError
 from vmbk.pipeline.job import DISK_NAME, DiskJob, open_disks
 from vmbk.pipeline.point_disk import PointDisk
 from vmbk.pipeline.record import disk_record_of
 from vmbk.pipeline.results import BackupResult, DiskBackup
+from vmbk.pipeline.transfer import changed, transfer
 from vmbk.progress import Advance, progress
 from vmbk.provenance import provenance
-from vmbk.units import MIB
-from vmbk.vault import DiskRecord, RecoveryPoint, Vault, VaultWriter
+from vmbk.vault import DiskRecord, RecoveryPoint, Vault
 
 LOG: Final = logging.getLogger("vmbk")
-
-CHUNK_SIZE: Final = MIB
-"""Bytes of the largest chunk: at 1 MiB the cost per chunk is small and zstd compresses well."""
 
 BASE_DAMAGED: Final = "base point damaged"
 CHECKPOINT_FAILED: Final = "checkpoint not saved"
@@ -110,13 +109,18 @@ def backup(
         run = _Stages(jobs, started)
         run("prepare", lambda job: _prepare(job, vault, bases, detector))
         run("snapshot", lambda job: _snapshot(job, track, stack), parallel=False)
-        with progress(f"detect {vm}", sum(job.disk.size for job in jobs)) as advance:
-            step = run.stoppable(advance)
-            run("detect", lambda job: _detect(job, detector, settings, seed, step))
-        total = sum(job.changes.data_bytes for job in jobs if job.changes)
-        with progress(f"transfer {vm}", total) as advance:
-            step = run.stoppable(advance)
-            run("transfer", lambda job: _transfer(job, writer, step))
+        find = partial(_detect, detector=detector, settings=settings, seed=seed)
+        at_once = {
+            job.name
+            for job in jobs
+            if not settings.gap and why_full(detector, job.base, settings) is not None
+        }
+        total = sum(job.disk.size for job in jobs if job.name not in at_once)
+        with run.stoppable(f"detect {vm}", total) as step:
+            run("detect", lambda job: None if job.name in at_once else find(job, step))
+        total = sum(job.changes.data_bytes if job.changes else job.disk.size for job in jobs)
+        with run.stoppable(f"transfer {vm}", total) as step:
+            run("transfer", lambda job: transfer(job, writer, find, step))
         run("commit", _check_unchanged, parallel=False)
         records = [disk_record_of(job, vault, writer) for job in jobs]
         point = writer.commit(
@@ -171,15 +175,17 @@ class _Stages:
             self._begun = now
         self._current = following
 
-    def stoppable(self, advance: Advance) -> Advance:
-        """Progress that ends the caller's work once the job has failed elsewhere."""
+    @contextmanager
+    def stoppable(self, description: str, total: int) -> Iterator[Advance]:
+        """Progress, where there is work, that ends the caller's once the job has failed."""
+        with progress(description, total) if total else nullcontext(lambda amount: None) as advance:
 
-        def step(amount: int) -> None:
-            if self._stopped.is_set():
-                raise InputError("the job was stopped")
-            advance(amount)
+            def step(amount: int) -> None:
+                if self._stopped.is_set():
+                    raise InputError("the job was stopped")
+                advance(amount)
 
-        return step
+            yield step
 
     def finish(self) -> dict[str, float]:
         """Seconds of each stage; the first one includes opening disks and vault."""
@@ -294,10 +300,12 @@ def _start_tracking(disk: RawDisk) -> None:
 
 def _detect(
     job: DiskJob,
+    advance: Advance,
+    on_data: OnData | None = None,
+    *,
     detector: str,
     settings: Settings,
     seed: int,
-    advance: Advance,
 ) -> None:
     assert job.view is not None
     found = detect(
@@ -308,6 +316,7 @@ def _detect(
         tracked=job.tracked,
         seed=seed,
         on_progress=advance,
+        on_data=on_data,
     )
     if job.damaged_base and job.base is None:
         found = replace(found, fallback=BASE_DAMAGED)
@@ -317,61 +326,9 @@ def _detect(
         job.disk.tracker.reset()
 
 
-def _transfer(job: DiskJob, writer: VaultWriter, advance: Advance) -> None:
-    """Read the data extents in pieces of at most a chunk and hand them to the vault."""
-    assert job.changes is not None
-    assert job.view is not None
-    view = job.view
-    offsets, lengths = job.pieces = split((job.changes.offsets, job.changes.lengths), CHUNK_SIZE)
-    ids = job.chunks = np.zeros((len(offsets), 32), np.uint8)
-    new, stored = np.zeros(len(offsets), bool), np.zeros(len(offsets), np.int64)
-
-    def work(i: int, buffers: tuple[Bytes, Digests]) -> None:
-        data = buffers[0][: int(lengths[i])]
-        view.read_into(int(offsets[i]), data)
-        _check_still(job, int(offsets[i]), data, buffers[1])
-        ref = writer.put(data)
-        ids[i] = np.frombuffer(ref.id, np.uint8)
-        new[i], stored[i] = ref.new, ref.stored if ref.new else 0
-        advance(len(data))
-
-    grains = CHUNK_SIZE // job.changes.settings.grain
-    for_each(
-        len(offsets),
-        work,
-        lambda: (np.empty(CHUNK_SIZE, np.uint8), np.empty(grains, np.uint64)),
-        default_workers(),
-    )
-    job.sent_bytes = int(lengths.sum())
-    job.new_bytes = int(lengths[new].sum())
-    job.stored_bytes = int(stored.sum())
-
-
-def _check_still(job: DiskJob, offset: int, data: Bytes, scratch: Digests) -> None:
-    """What is sent must be what was digested: a restore is verified against those digests."""
-    from vmbk.kernels.hash import xxh3_64_blocks
-
-    changes = job.changes
-    assert changes is not None
-    grain = changes.settings.grain
-    expected = changes.digests if changes.sub_digests is None else changes.sub_digests
-    found = scratch[: -(-len(data) // grain)]
-    xxh3_64_blocks(data, grain, found)
-    first = offset // grain
-    if not np.array_equal(found, expected[first : first + len(found)]):
-        raise _changed(job)
-
-
-def _changed(job: DiskJob) -> ChangedDuringBackupError:
-    return ChangedDuringBackupError(
-        f"disk {job.name!r} was written while it was being backed up; no point was made",
-        hint="stop what writes to it, or back up a snapshot of it",
-    )
-
-
 def _check_unchanged(job: DiskJob) -> None:
     if job.signature is not None and job.disk.signature() != job.signature:
-        raise _changed(job)
+        raise changed(job)
 
 
 def _result(job: DiskJob) -> DiskBackup:

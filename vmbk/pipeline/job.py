@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,12 @@ from vmbk.vault import RecoveryPoint
 
 DISK_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 """Names of VMs and disks: safe as file names. Anything else is refused, in a manifest too."""
+
+SENT: Final = np.dtype(
+    [("offset", "<i8"), ("length", "<i8"), ("stored", "<i8"), ("new", "?"), ("chunk", "u1", 32)]
+)
+"""A piece that the vault has taken: sizes in bytes, whether its chunk was new, and the chunk's id.
+"""
 
 
 @dataclass
@@ -42,11 +48,23 @@ class DiskJob:
     signature: ImageSignature | None = None
     changes: ChangeSet | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    sent_bytes: int = 0
-    new_bytes: int = 0
-    stored_bytes: int = 0
-    chunks: NDArray[np.uint8] | None = None
-    pieces: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    sent: NDArray[Any] = field(default_factory=lambda: np.empty(0, SENT))
+    """Pieces that were handed to the vault, sorted by offset."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes handed to the vault."""
+        return int(self.sent["length"].sum())
+
+    @property
+    def new_bytes(self) -> int:
+        """Of these, bytes that the vault did not have yet."""
+        return int(self.sent["length"][self.sent["new"]].sum())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that this took in the vault."""
+        return int(self.sent["stored"].sum())
 
 
 def open_disks(

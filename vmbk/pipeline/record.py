@@ -78,15 +78,13 @@ def _extents(job: DiskJob) -> Extents:
     """Data pieces with their chunks and zero extents without, sorted by offset."""
     changes = job.changes
     assert changes is not None
-    assert job.pieces is not None
-    assert job.chunks is not None
-    data, zeros = len(job.chunks), len(changes.zero_offsets)
-    offsets = np.concatenate([job.pieces[0], changes.zero_offsets])
+    data, zeros = len(job.sent), len(changes.zero_offsets)
+    offsets = np.concatenate([job.sent["offset"], changes.zero_offsets])
     order = np.argsort(offsets, kind="stable")
     return Extents(
         offset=offsets[order],
-        length=np.concatenate([job.pieces[1], changes.zero_lengths])[order],
-        chunk=np.concatenate([job.chunks, np.zeros((zeros, 32), np.uint8)])[order],
+        length=np.concatenate([job.sent["length"], changes.zero_lengths])[order],
+        chunk=np.concatenate([job.sent["chunk"], np.zeros((zeros, 32), np.uint8)])[order],
         chunk_offset=np.zeros(data + zeros, np.int64),
         zero=(np.arange(data + zeros) >= data)[order],
     )
