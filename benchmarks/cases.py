@@ -454,7 +454,7 @@ CASES = (
     Case("CRC32C of 4 KiB blocks, 1 thread", "zlib's CRC-32 called per block", crc32c),
     Case("hash, zeros and drill-down in one pass", "the same in three passes", drilling),
     Case("bitmap to extents", "NumPy", extents, 10),
-    Case("10 M ranges into a bitmap", "NumPy", marking, 5),
+    Case("10 M ranges into a bitmap", "NumPy", marking, 5, rounds=15),
     Case("FastCDC at 64 KiB, with digests", "reading the array, 1 thread", chunking),
     Case("entropy and packed size of 64 KiB blocks", "NumPy, entropy alone", entropy, rounds=5),
     Case("random content", "memcpy", lambda share: filling(share, 0)),
