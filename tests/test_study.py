@@ -240,8 +240,8 @@ def test_a_trace_that_is_nowhere(name):
 
 def test_imports_point_one_way():
     """Each package uses only those before it, lazy imports included."""
-    order = ("kernels", "trace", "disk", "detect", "content", "vault", "pipeline", "consistency", "study",
-             "charts", "study_job", "cli")  # fmt: skip
+    order = ("kernels", "trace", "disk", "detect", "content", "vault", "pipeline", "consistency",
+             "study", "charts", "study_job", "cli")  # fmt: skip
     root = Path(vmbk.__file__).parent
     checked = 0
     for file in root.rglob("*.py"):
