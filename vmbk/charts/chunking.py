@@ -120,6 +120,6 @@ def kinds_of_content(summaries: dict[str, pl.DataFrame]) -> alt.LayerChart:
     ).properties(width=WIDE - 60, height={"step": 26})  # fmt: skip
     return finish(
         alt.layer(bars), "What the disks hold",
-        f"Blocks of {total}, each in the first kind that it fits; compressible: zstd level 1 is "
+        f"{total} in all, each block in the first kind that it fits; compressible: zstd level 1 is "
         "estimated to take off a tenth",
     )  # fmt: skip
