@@ -23,7 +23,7 @@ study: $(VENV)/.ready  ## set everything up, run the main job, print the table
 test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, notebooks included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m vmbk.kernels & $(BIN)/mypy && wait
+	$(BIN)/python -m vmbk.kernels & kernels=$$!; $(BIN)/mypy && wait $$kernels
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 	$(BIN)/pytest --nbval --nbval-cell-timeout=120 --numprocesses=$(JOBS) --dist=loadfile notebooks
 

@@ -347,3 +347,20 @@ def test_arguments_are_checked_before_machine_code_sees_them() -> None:
     with pytest.raises(OverflowError, match="int64"):
         mark_range(data, 1 << 63, 1, 4096)
     assert f"{xxh3_64(data[:0]):016x}" == GOLDEN_XXH3_64[0]
+
+
+@compiled_only
+def test_a_job_compiles_before_it_is_timed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from vmbk.detect.scan import KERNELS, load_kernels; load_kernels();"
+        "print(*KERNELS, 'numba' in sys.modules)"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True,
+            env=os.environ | {"PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(tmp_path)},
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [words[-1] for words in told] == ["True", "False"]
+    assert {path.name.split(".")[0] for path in tmp_path.rglob("*.o")} == set(told[0][:-1])

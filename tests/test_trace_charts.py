@@ -528,3 +528,16 @@ def test_a_chart_says_which_part_it_needs(trace: Trace) -> None:
         with pytest.raises(InputError, match=f"needs a table, not a whole {name}") as caught:
             chart(whole)
         assert f"pass its .{part}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "column"),
+    [("write_map", spatial, "region_bytes"),
+     ("churn_map", lambda t: regions(t, 5.0), "length")],
+)  # fmt: skip
+def test_regions_without_bytes_are_refused(
+    name: str, made: Callable[[Trace], pl.DataFrame], column: str, trace: Trace
+) -> None:
+    table = made(trace).with_columns(pl.lit(0, pl.Int64).alias(column))
+    with pytest.raises(InputError, match="regions of 0 bytes"):
+        getattr(charts, name)(table)

@@ -163,6 +163,8 @@ def _one_volume(
 
 def _in_regions(found: pl.DataFrame, length: int, most: int) -> tuple[pl.DataFrame, int, int]:
     """Put neighbouring regions together; their length then, and where the last one ends."""
+    if length < 1:
+        raise InputError(f"regions of {length} bytes cannot be drawn; they have 1 byte at least")
     last = int(found["offset"].max()) + length  # type: ignore[arg-type]
     while last > most * length:
         length *= 2

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 
 from vmbk.detect.changes import Digests
 from vmbk.disk.base import Bytes, Ranges, ReadableDisk
-from vmbk.progress import progress
 from vmbk.units import KIB, MIB
 
 WINDOW: Final = 512 * KIB
@@ -45,15 +43,16 @@ def default_workers() -> int:
 
 
 def load_kernels() -> None:
-    """Compile the kernels that every job uses, or load them from the cache.
+    """Compile the kernels that every job uses, where the machine's cache lacks them.
 
     Called before anything is timed, so that a stage's time is its own. The first call on a machine
     compiles for some seconds, and shows a bar.
     """
-    with progress("load kernels", len(KERNELS), unit="families") as advance:
-        for family in KERNELS:
-            import_module(f"vmbk.kernels.{family}")
-            advance(1)
+    from vmbk.kernels.jit import DISABLED
+    from vmbk.kernels.objects import compile_ahead
+
+    if not DISABLED:
+        compile_ahead(KERNELS)
 
 
 def zero_digest(length: int) -> np.uint64:

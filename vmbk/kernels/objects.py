@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -84,6 +85,30 @@ def is_cached(kernel: Kernel) -> bool:
     return place is not None and place.exists()
 
 
+def compile_ahead(families: Iterable[str]) -> None:
+    """Compile what the cache lacks of some modules of kernels, with a progress bar where it does.
+
+    Parameters
+    ----------
+    families : iterable of str
+        Names of modules in this package.
+    """
+    from vmbk.progress import progress
+
+    modules = [import_module(f"{__package__}.{family}") for family in families]
+    missing = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if _belongs(value, module) and not is_cached(value)
+    ]
+    if missing:
+        with progress("compile kernels, once", len(missing), unit="kernels") as advance:
+            for kernel in missing:
+                _write(kernel, _made(kernel))
+                advance(1)
+
+
 def _place(kernel: Kernel) -> Path | None:
     package, _, family = kernel.function.__module__.rpartition(".")
     base = folder() if package == __package__ else None  # of others, the sources are not known
@@ -101,19 +126,12 @@ def address_of(kernel: Kernel) -> int:
 
 def _compile_family(kernel: Kernel) -> None:
     """Compile all kernels of a module: whoever calls one of them calls others."""
-    from vmbk.progress import progress
-
     place = _place(kernel)
     if place is None:
         return
     with suppress(OSError):
         place.unlink(missing_ok=True)  # it is damaged
-    module = import_module(kernel.function.__module__)
-    family = [k for k in vars(module).values() if _belongs(k, module) and not is_cached(k)]
-    with progress(f"compile {module.__name__}, once", len(family), unit="kernels") as advance:
-        for member in family:
-            _write(member, _made(member))
-            advance(1)
+    compile_ahead([kernel.function.__module__.rpartition(".")[2]])
 
 
 def _belongs(value: object, module: Any) -> bool:
