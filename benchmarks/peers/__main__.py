@@ -78,7 +78,7 @@ def main(words: list[str] | None = None) -> int:
 
 MAKERS: dict[str, Callable[[Path], Tool]] = {
     "vmbk": Vmbk,
-    "vmbk checksum": lambda folder: Vmbk(folder).detect_by("checksum"),
+    "vmbk checksum": lambda folder: Vmbk(folder).detect_by("checksum").trusting(),
     "restic": Restic,
     "borg": Borg,
 }

@@ -123,6 +123,7 @@ class Vmbk(Tool):
 
     name = "vmbk"
     detector = "auto"
+    trust: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         # An installed package has its bytecode; a checkout may not.
@@ -147,13 +148,20 @@ class Vmbk(Tool):
         self.detector = detector
         return self
 
+    def trusting(self) -> Vmbk:
+        """Read nothing back after a restore, as the others do not either."""
+        self.trust = ("--no-verify",)
+        return self
+
     def verify(self) -> Ran:
         return self.call("vault", "check", str(self.repository), "--read-data")
 
     def restore(self, image: Path) -> tuple[Ran, Path]:
         target = self.target()
-        ran = self.call("restore", "latest", "--vault", str(self.repository), "--to", str(target))
-        assert json.loads(ran.output)["verified"]
+        ran = self.call(
+            "restore", "latest", "--vault", str(self.repository), "--to", str(target), *self.trust
+        )
+        assert json.loads(ran.output)["verified"] != bool(self.trust)
         return ran, next(target.iterdir())
 
 

@@ -461,6 +461,10 @@ def _vault_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--vm", metavar="NAME", help="the VM whose latest point is meant")
     p.add_argument("--disk", action="append", metavar="NAME", help="only this disk; repeatable")
+    p.add_argument(
+        "--no-verify", action="store_true",
+        help="do not read the images back: what is stored is still authenticated",
+    )  # fmt: skip
 
 
 def _crash_command(commands: Any) -> None:

@@ -107,6 +107,8 @@ def _unraisable(caught: sys.UnraisableHookArgs) -> None:
 
 def main() -> None:
     """Entry point of the ``vmbk`` program."""
+    # NumPy's linear algebra starts a thread per processor, which spin while the program starts.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _mend_streams()
     sys.unraisablehook = _unraisable
     words = sys.argv[1:]

@@ -135,12 +135,15 @@ def restore(args: argparse.Namespace) -> Reply:
     _check_folder(args.to)
     with _vault(args) as vault:
         point = vault.point(args.point, vm=args.vm)
-        done = restore_point(point, vault, args.to, disks=args.disk or None)
+        done = restore_point(
+            point, vault, args.to, disks=args.disk or None, verify=not args.no_verify
+        )
     header = ["disk", "file", "size", "written", "digest", "verified"]
     rows = [
-        [d.name, str(d.path), format_size(d.size), format_size(d.written_bytes), d.digest, "yes"]
+        [d.name, str(d.path), format_size(d.size), format_size(d.written_bytes), d.digest,
+         "yes" if done.verified else "no"]
         for d in done.disks
-    ]
+    ]  # fmt: skip
     text = f"recovery point {done.point}, {format_duration(done.seconds)}\n{grid(header, rows)}"
     return done.to_dict() | {"_text": text}
 

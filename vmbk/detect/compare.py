@@ -15,6 +15,7 @@ from vmbk.detect.conclude import conclude
 from vmbk.detect.full import blank
 from vmbk.detect.scan import WINDOW, align, default_workers, for_each, scan, windows
 from vmbk.disk.base import Bytes, Ranges, ReadableDisk
+from vmbk.disk.direct import aligned_buffer
 from vmbk.errors import InputError
 from vmbk.progress import Advance
 
@@ -100,7 +101,7 @@ def differing_grains(
     for_each(
         len(offsets),
         work,
-        lambda: (np.empty(room, np.uint8), np.empty(room, np.uint8)),
+        lambda: (aligned_buffer(room), aligned_buffer(room)),
         default_workers(),
     )
     flags = differs.astype(bool)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmbk.detect.scan import WINDOW, align, default_workers, for_each, windows
+from vmbk.disk.direct import aligned_buffer
 from vmbk.disk.raw import RawDisk
 from vmbk.display import key_values
 from vmbk.errors import InputError
@@ -198,7 +199,7 @@ def _hash_file(
             for_each(
                 len(offsets),
                 work,
-                lambda: np.empty(max(WINDOW, unit), np.uint8),
+                lambda: aligned_buffer(max(WINDOW, unit)),
                 workers or default_workers(),
             )
         return out, disk.size

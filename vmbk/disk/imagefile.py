@@ -11,22 +11,34 @@ import ctypes
 import errno
 import os
 import threading
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from vmbk.disk.base import Bytes, Ranges
+from vmbk.disk.direct import aligned_length, set_direct
 from vmbk.disk.opening import storage_error
 from vmbk.disk.signature import ImageSignature, trusted_signature
 from vmbk.errors import InputError, StorageError
 from vmbk.units import MIB
 
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x02 | 0x01  # linux/falloc.h
+_DIRECT: Final = MIB  # bytes of the smallest transfer that is worth going directly
 _REGION: Final = MIB  # bytes of zeros written at once where holes cannot be punched
 _ZEROS: Final = bytes(_REGION)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _libc.fallocate.restype = ctypes.c_int
+
+
+Move: TypeAlias = Callable[[int, memoryview, int], int]
+"""A transfer of a descriptor, memory and an offset; the bytes it moved."""
+
+
+def _read(fd: int, view: memoryview, offset: int) -> int:
+    return os.preadv(fd, [view], offset)
 
 
 def as_bytes(data: Any) -> memoryview:
@@ -92,6 +104,34 @@ class ImageFile:
         self._descriptor = _Descriptor(fd, label)
         self._label = label
         self._can_punch = True
+        self._direct: _Descriptor | None = None
+
+    def open_direct(self, flags: int) -> None:
+        """Move what is large and aligned directly from now on, where the file system can.
+
+        Parameters
+        ----------
+        flags : int
+            How the file is open: ``os.O_RDONLY`` or ``os.O_RDWR``.
+        """
+        with self._descriptor as fd, suppress(OSError):
+            second = os.open(f"/proc/self/fd/{fd}", flags)
+            self._direct = _Descriptor(second, self._label)
+            if not set_direct(second, True):
+                self._direct.close()
+                self._direct = None
+
+    def _directly(self, view: memoryview, offset: int, move: Move) -> int:
+        """Move the start of a view directly; how many bytes that were."""
+        if self._direct is None or len(view) < _DIRECT or not aligned_length(view, offset):
+            return 0
+        with self._direct as fd:
+            try:
+                return move(fd, view[: aligned_length(view, offset)], offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # else a device that wants more than pages
+                    raise
+                return 0
 
     def read_into(self, offset: int, buffer: Bytes | memoryview) -> None:
         """Fill the whole buffer with the bytes at ``offset``.
@@ -109,6 +149,7 @@ class ImageFile:
         done, wanted = 0, len(view)
         with self._descriptor as fd:
             try:
+                done = self._directly(view, offset, _read)
                 while done < wanted:
                     # One call moves 2 GiB at most, and a signal may cut it short.
                     count = os.preadv(fd, [view[done:] if done else view], offset + done)
@@ -134,6 +175,7 @@ class ImageFile:
         done, wanted = 0, len(view)
         with self._descriptor as fd:
             try:
+                done = self._directly(view, offset, os.pwrite)
                 while done < wanted:
                     done += os.pwrite(fd, view[done:] if done else view, offset + done)
             except OSError as error:
@@ -240,4 +282,6 @@ class ImageFile:
 
     def close(self) -> None:
         """Close the file once no thread uses it any more; again without effect."""
+        if self._direct is not None:
+            self._direct.close()
         self._descriptor.close()

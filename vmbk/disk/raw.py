@@ -112,6 +112,7 @@ class RawDisk:
         *,
         exist_ok: bool = False,
         name: str | None = None,
+        direct: bool = False,
     ) -> RawDisk:
         """Make a sparse image of zeros and open it for writing.
 
@@ -125,6 +126,9 @@ class RawDisk:
             ``zero(0, size)`` where zeros are needed.
         name : str, optional
             As for the class.
+        direct : bool
+            Move what is large past the page cache, from memory of `vmbk.disk.direct`, where the
+            file system can: for an image that is written once and not read soon.
 
         Raises
         ------
@@ -168,7 +172,10 @@ class RawDisk:
             raise storage_error(label, f"cannot have {size} bytes", error) from error
         finally:
             os.close(fd)
-        return cls(target, "rw", name)
+        disk = cls(target, "rw", name)
+        if direct:
+            disk._file.open_direct(os.O_RDWR)
+        return disk
 
     # Reading
 

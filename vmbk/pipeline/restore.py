@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from vmbk.detect.scan import align, default_workers, for_each, load_kernels, scan, windows
+from vmbk.detect.scan import PIECE, align, default_workers, for_each, load_kernels, scan, split
 from vmbk.disk.base import Bytes, Disk
+from vmbk.disk.direct import aligned_buffer
 from vmbk.disk.raw import RawDisk
 from vmbk.errors import (
     InputError,
@@ -31,10 +29,8 @@ from vmbk.pipeline.job import DISK_NAME
 from vmbk.pipeline.point_disk import PointDisk
 from vmbk.pipeline.results import RestoredDisk, RestoreResult
 from vmbk.progress import Advance, progress
-from vmbk.units import MIB, format_size
+from vmbk.units import format_size
 from vmbk.vault import DiskRecord, RecoveryPoint, Vault
-
-_FLUSH_EVERY_S: Final = 0.05
 
 
 def restore(
@@ -147,7 +143,7 @@ def _partial(final: Path, size: int) -> Iterator[RawDisk]:
             left.unlink()
     path = final.parent / f".{final.name}.{secrets.token_hex(4)}.partial"
     try:
-        with RawDisk.create(path, size) as target:
+        with RawDisk.create(path, size, direct=True) as target:
             yield target
     except OSError as error:
         raise StorageError(f"cannot write {str(final)!r}: {error.strerror}") from error
@@ -204,45 +200,24 @@ def restore_disk(
             f"disk {name!r} of the point has {format_size(record.size)}",
             hint="restore to a larger disk",
         )
-    offsets, lengths = windows(align(source.data_extents(), 4096, record.size), MIB)
+    offsets, lengths = split(align(source.data_extents(), 4096, record.size), PIECE)
     if not blank:
         _zero_the_rest(target, record.size, offsets, lengths)
 
     def work(i: int, buffer: Bytes) -> None:
         data = buffer[: int(lengths[i])]
+        assert len(data) == lengths[i]
         source.read_into(int(offsets[i]), data)
         target.write(int(offsets[i]), data)
         if on_progress is not None:
             on_progress(len(data))
 
-    with _flushing(target):
-        for_each(len(offsets), work, lambda: np.empty(4 * MIB, np.uint8), default_workers())
-        if verify:
-            _verify(vault, point, record, target, on_progress)
+    for_each(len(offsets), work, lambda: aligned_buffer(PIECE), default_workers())
     target.flush()
+    if verify:
+        _verify(vault, point, record, target, on_progress)
     path = getattr(target, "path", None)
     return RestoredDisk(name, path, record.size, int(lengths.sum()), record.digest, verify)
-
-
-@contextmanager
-def _flushing(target: Disk) -> Iterator[None]:
-    """Flush all the time, so that the disk is at work while data is being unpacked.
-
-    A flush that fails fails the block: the system reports a lost write once, and never again.
-    """
-    done = threading.Event()
-
-    def flush() -> None:
-        while not done.wait(_FLUSH_EVERY_S):
-            target.flush()
-
-    with ThreadPoolExecutor(1, "vmbk-flush") as pool:
-        flushes = pool.submit(flush)
-        try:
-            yield
-        finally:
-            done.set()
-    flushes.result()
 
 
 def _zero_the_rest(

@@ -11,6 +11,7 @@ import numpy as np
 from vmbk.detect.changes import Digests
 from vmbk.detect.scan import PIECE, default_workers, for_each, split
 from vmbk.disk.base import Bytes
+from vmbk.disk.direct import aligned_buffer
 from vmbk.errors import ChangedDuringBackupError, IntegrityError
 from vmbk.pipeline.job import SENT, DiskJob
 from vmbk.progress import Advance
@@ -75,7 +76,7 @@ def _read_changes(job: DiskJob, send: Callable[[int, Bytes], None], advance: Adv
     for_each(
         len(offsets),
         work,
-        lambda: (np.empty(PIECE, np.uint8), np.empty(grains, np.uint64)),
+        lambda: (aligned_buffer(PIECE), np.empty(grains, np.uint64)),
         default_workers(),
     )
 

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, NoReturn, Protocol, runtime_checkable
 
+from vmbk.disk.direct import write_directly
 from vmbk.errors import (
     InputError,
     NotFoundError,
     OutOfRangeError,
     StorageError,
 )
+from vmbk.units import MIB
 from vmbk.vault.format import Buffer
 
 Durability = Literal["file", "none"]
@@ -37,6 +39,7 @@ _NAME: Final = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,3}"
 )
 _IOV_MAX: Final = 1024
+_DIRECT: Final = MIB  # bytes of the smallest part that is worth writing directly
 
 
 @runtime_checkable
@@ -268,6 +271,9 @@ class LocalStore:
     def _write(self, path: Path, parts: Sequence[Buffer]) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
+            if self.durability == "file" and parts and len(parts[0]) >= _DIRECT:
+                large = memoryview(parts[0])  # nobody reads a pack soon after it was written
+                parts = [large[write_directly(file, large) :], *parts[1:]]
             for first in range(0, len(parts), _IOV_MAX):
                 batch = parts[first : first + _IOV_MAX]
                 total = sum(map(len, batch))

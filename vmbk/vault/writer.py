@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, cast
 
-import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from vmbk.disk.direct import aligned_buffer
 from vmbk.errors import InputError, StorageError, VmbkError
 from vmbk.vault.arrow import ID_TYPE, ids_of, nulls_of, to_ipc
 from vmbk.vault.chunk import encrypt, prepare
@@ -300,7 +300,7 @@ class VaultWriter:
             elif self._made < BUFFERS:
                 self._made += 1
                 room = self._pack_target + MAX_CHUNK + ENTRY_SIZE + TAG_SIZE
-                buffer = _bytes_of(np.empty(room, np.uint8))  # memory only where it is used
+                buffer = _bytes_of(aligned_buffer(room))  # memory only where it is used
             else:
                 self._lock.wait()
                 continue
