@@ -12,8 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vmbk.detect.scan import PIECE, align, default_workers, for_each, load_kernels, scan, split
+from vmbk.detect.changes import Digests
+from vmbk.detect.full import blank as blank_state
+from vmbk.detect.scan import (
+    PIECE,
+    Scan,
+    align,
+    default_workers,
+    flag_ranges,
+    for_each,
+    load_kernels,
+    scan,
+    split,
+    touched_units,
+)
 from vmbk.disk.base import Bytes, Disk
 from vmbk.disk.direct import aligned_buffer
 from vmbk.disk.raw import RawDisk
@@ -203,21 +217,46 @@ def restore_disk(
     offsets, lengths = split(align(source.data_extents(), 4096, record.size), PIECE)
     if not blank:
         _zero_the_rest(target, record.size, offsets, lengths)
+    # A block may have several extents: whoever restores a piece of the disk restores all of it.
+    pieces, first = np.unique(offsets // PIECE, return_index=True)
+    last = np.append(first[1:], len(offsets))
+    found = blank_state(record.size, record.block_size, 0)
 
     def work(i: int, buffer: Bytes) -> None:
-        data = buffer[: int(lengths[i])]
-        assert len(data) == lengths[i]
-        source.read_into(int(offsets[i]), data)
-        target.write(int(offsets[i]), data)
+        for k in range(int(first[i]), int(last[i])):
+            data = buffer[: int(lengths[k])]
+            assert len(data) == lengths[k]
+            source.read_into(int(offsets[k]), data)
+            target.write(int(offsets[k]), data)
+        written = int(lengths[first[i] : last[i]].sum())
         if on_progress is not None:
-            on_progress(len(data))
+            on_progress(written)
+        if verify:
+            _read_back(target, record, int(pieces[i]) * PIECE, buffer, found.digests)
+            if on_progress is not None:
+                on_progress(written)
 
-    for_each(len(offsets), work, lambda: aligned_buffer(PIECE), default_workers())
+    # More threads than processors: they wait for the disk half of the time.
+    workers = 2 * default_workers()
+    for_each(len(pieces), work, lambda: aligned_buffer(PIECE), workers)
     target.flush()
     if verify:
-        _verify(vault, point, record, target, on_progress)
+        _verify(vault, point, record, target, pieces, found)
     path = getattr(target, "path", None)
     return RestoredDisk(name, path, record.size, int(lengths.sum()), record.digest, verify)
+
+
+def _read_back(
+    target: Disk, record: DiskRecord, offset: int, buffer: Bytes, digests: Digests
+) -> None:
+    """Digest the blocks of one piece of the disk as it lies there now."""
+    from vmbk.kernels.hash import xxh3_64_blocks
+
+    data = buffer[: min(PIECE, record.size - offset)]
+    target.read_into(offset, data)
+    begin = offset // record.block_size
+    count = -(-len(data) // record.block_size)
+    xxh3_64_blocks(data, record.block_size, digests[begin : begin + count])
 
 
 def _zero_the_rest(
@@ -237,22 +276,20 @@ def _verify(
     point: RecoveryPoint,
     record: DiskRecord,
     target: Disk,
-    on_progress: Advance | None,
+    pieces: NDArray[np.int64],
+    found: Scan,
 ) -> None:
-    from vmbk.detect.full import blank as blank_state
-
-    state = blank_state(record.size, record.block_size, 0)
+    """Compare what was read back with what is stored; where nothing was written must be zeros."""
     extents = target.data_extents()
     inside = extents[0] < record.size
-    ranges = align(
-        (extents[0][inside], np.minimum(extents[1][inside], record.size - extents[0][inside])),
-        record.block_size,
-        record.size,
-    )
-    scan(target, ranges, (record.block_size, 0), state, None, on_progress=on_progress)
+    extents = extents[0][inside], np.minimum(extents[1], record.size - extents[0])[inside]
+    rest = touched_units(extents, PIECE, record.size)
+    rest[pieces] = False
+    ranges = flag_ranges(rest, PIECE, record.size)
+    scan(target, ranges, (record.block_size, 0), found, None)
     stored = vault.digests(point, record.name)
-    wrong = np.flatnonzero(state.digests != stored)
-    if len(wrong) or whole_digest(state.digests) != record.digest:
+    wrong = np.flatnonzero(found.digests != stored)
+    if len(wrong) or whole_digest(found.digests) != record.digest:
         where = f"first at byte {int(wrong[0]) * record.block_size}" if len(wrong) else "in its sum"
         raise IntegrityError(
             f"disk {record.name!r} as restored is not what was backed up: "
