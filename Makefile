@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help study test bench bench-check bench-traces bench-peers lab lint clean
+.PHONY: help study power-cuts test bench bench-check bench-traces bench-peers lab lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 study: $(VENV)/.ready  ## set everything up, run the main job, print the table
 	$(BIN)/vmbk study --out results
+
+power-cuts: $(VENV)/.ready  ## judge crash states by the thousand anew, for notebooks/06_consistency
+	$(BIN)/python -m vmbk.study.power_cuts --out notebooks
 
 test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, notebooks included
 	$(BIN)/ruff check .

@@ -413,6 +413,53 @@ def checksum(share: float) -> Setup:
     return Setup(ours, cat, {"what changed": lambda: 0}, full.size, close=folder.cleanup)
 
 
+def crash_distance(share: float) -> Setup:
+    """The same writes scattered over a disk of 1 TiB, beside a disk of 16 MiB."""
+    from vmbk.consistency.crash import crash_points, crash_states
+    from vmbk.consistency.states import state_digests
+    from vmbk.trace import Op, Trace, Volume
+
+    blocks, writes = 4096, scaled(2000, share, 2)
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, blocks, writes)
+    data = random_bytes(writes * 4 * KIB).tobytes()
+    payload = [data[i * 4 * KIB : (i + 1) * 4 * KIB] for i in range(writes)]
+
+    def capture(size: int) -> Trace:
+        """Two writes and a flush, again and again."""
+        columns = np.zeros((writes // 2, 3, 3), np.int64)
+        columns[:, :2, 0] = Op.WRITE
+        columns[:, :2, 1] = places.reshape(-1, 2) * (size // blocks)
+        columns[:, :2, 2] = 4 * KIB
+        columns[:, 2, 0] = Op.FLUSH
+        rows = iter(payload)
+        op, offset, length = columns.reshape(-1, 3).T
+        return Trace.from_columns(
+            volumes=[Volume(0, "disk", size)], op=op, offset=offset, length=length,
+            payload=[next(rows) if n else None for n in length.tolist()],
+        )  # fmt: skip
+
+    large, small = capture(TIB), capture(16 * MIB)
+    points = crash_points(large, "epoch", ways=4)
+
+    def build(trace: Trace) -> list[int]:
+        return [state.digest for state in crash_states(trace, points)]
+
+    def from_nothing() -> list[int]:
+        every = build(large)
+        some = slice(None, None, max(len(points) // 20, 1))
+        every[some] = [
+            state.digest for point in points[some] for state in crash_states(large, [point])
+        ]
+        return every
+
+    return Setup(
+        lambda: build(large), lambda: build(small),
+        {"without images": lambda: state_digests(large, points), "from nothing": from_nothing},
+        len(points), "states",
+    )  # fmt: skip
+
+
 FIRST_CALL = "import vmbk; vmbk.hash_blocks(b'x' * 65536, 4096)"
 
 
@@ -460,6 +507,7 @@ CASES = (
     Case("random content", "memcpy", lambda share: filling(share, 0)),
     Case("text content", "memcpy", lambda share: filling(share, 100)),
     Case("checksum of an unchanged image", "cat", checksum, 1 / 2.5, rounds=7),
+    Case("crash-state distance: epochs on 1 TiB", "the same on 16 MiB", crash_distance, rounds=5),
     Case("first call in a fresh process", "import numpy", first_call),
     Case("first call on a machine: compiling", "import numba", compiling, rounds=3),
 )  # fmt: skip

@@ -83,4 +83,6 @@ def _rate(figure: dict[str, Any]) -> str:
         return f"{rate / 1e9:.1f} GB/s"
     if figure["unit"] == "process":
         return f"{figure['seconds']:.2f} s"
+    if rate < 1e6:
+        return f"{rate / 1e3:.1f} k {figure['unit']}/s"
     return f"{rate / 1e6:.0f} M {figure['unit']}/s"

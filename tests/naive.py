@@ -1117,3 +1117,62 @@ def measure_content(data: bytes, block_size: int, every: int) -> list[tuple[floa
             packed = packed_bytes(block, every)
         found.append((bits / len(block), packed))
     return found
+
+
+# --- Crash states --------------------------------------------------------------------------------
+
+
+def sector_digests(data: bytes, pieces: Sequence[tuple[int, int]]) -> list[int]:
+    """XXH3-64 of each 512 bytes of each (start, sectors); 0 of zeros, which a negative start is."""
+    found = []
+    for start, count in pieces:
+        for at in range(start, start + 512 * count, 512):
+            sector = data[at : at + 512] if start >= 0 else bytes(512)
+            found.append(xxh3_64(sector) if any(sector) else 0)
+    return found
+
+
+def former_owners(pieces: Sequence[tuple[int, int]]) -> list[int]:
+    """For each sector of each (first sector, sectors), the last one before on the same place."""
+    owner: dict[int, int] = {}
+    found = []
+    for first, count in pieces:
+        for sector in range(first, first + count):
+            found.append(owner.get(sector, 0))
+            owner[sector] = len(found)
+    return found
+
+
+def sector_share(place: int, content: int) -> int:
+    return splitmix64(content + (place + 1) * GAMMA) if content else 0
+
+
+def follow_states(
+    pieces: Sequence[tuple[int, int]],
+    contents: Sequence[int],
+    places: Sequence[int],
+    starts: Sequence[int],
+    states: Sequence[tuple[Sequence[int], Sequence[tuple[int, int, int]]]],
+) -> list[tuple[list[int], int]]:
+    """Owners and digest of each state, every one from nothing.
+
+    A state is where the prefix of each volume's pieces ends, and runs of (sector, cell, cells).
+    """
+    cells = [sum(count for _, count in pieces[:p]) for p in range(len(pieces))]
+    found = []
+    for stops, runs in states:
+        owner = [0] * len(places)
+        for start, stop in zip(starts, stops, strict=True):
+            for p in range(start, stop):
+                for i in range(pieces[p][1]):
+                    owner[pieces[p][0] + i] = cells[p] + i + 1
+        for sector, cell, count in runs:
+            for i in range(count):
+                owner[sector + i] = cell + i + 1
+        shares = (sector_share(at, contents[who]) for at, who in zip(places, owner, strict=True))
+        found.append((owner, sum(shares) & WORD))
+    return found
+
+
+def changed_sectors(touched: Sequence[int], owner: Sequence[int], held: Sequence[int]) -> set[int]:
+    return {sector for sector in touched if owner[sector] != held[sector]}

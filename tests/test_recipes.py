@@ -144,6 +144,28 @@ def test_freezing(tmp_path: Path) -> None:
 
 
 @pytest.mark.guest
+def test_snapshots_of_sqlite(tmp_path: Path) -> None:
+    require_guest()
+    recipe = small("ext4-sqlite-off", SNAPSHOTS="8", COMMITS="3", PATIENCE="0.5", HELD="0.1")
+    trace, image = run(recipe, tmp_path)
+    others = [label for label in worked(trace) if not label.startswith("commit ")]
+    assert others == [
+        "tables made",
+        "snapshot 1 none",
+        "snapshot 2 freeze", "thawing 2",
+        "snapshot 3 quiesce", "thawing 3",
+        "snapshot 4 forgotten", "released 4",
+        "snapshot 5 none",
+        "snapshot 6 freeze", "thawing 6",
+        "snapshot 7 quiesce", "thawing 7",
+        "snapshot 8 forgotten", "released 8",
+    ]  # fmt: skip
+    commits = [label for label in worked(trace) if label.startswith("commit ")]
+    assert worked(trace)[-1] == commits[-1] == f"commit {len(commits)}"
+    assert committed(image) == (len(commits), len(commits), 100_000)
+
+
+@pytest.mark.guest
 def test_trimming(tmp_path: Path) -> None:
     require_guest()
     trace, image = run(small("ext4-trim", ROUNDS="12", FILES="3"), tmp_path)
@@ -155,15 +177,46 @@ def test_trimming(tmp_path: Path) -> None:
     assert (discards > rows["discard on"]).any()
 
 
-@pytest.mark.guest
-def test_postgresql(tmp_path: Path) -> None:
-    require_guest()
-    recipe = small("ext4-postgresql", ROUNDS="1", COMMITS="5", TRANSACTIONS="20")
+def require_files(recipe: Recipe) -> None:
     for pattern, package in recipe.files.items():
         try:
             find_files(pattern, package)
         except ToolMissingError:
             require_tool(pattern, package)  # skips the test, or fails it
+
+
+@pytest.mark.guest
+def test_snapshots_of_postgresql(tmp_path: Path) -> None:
+    require_guest()
+    recipe = small("ext4-quiesce", ROUNDS="3", COMMITS="2", PATIENCE="0.5", HELD="0.1")
+    require_files(recipe)
+    trace, image = run(recipe, tmp_path)
+    others = [label for label in worked(trace) if not label.startswith("commit ")]
+    assert others[:13] == [
+        "cluster made", "server started", "tables made",
+        "synchronous_commit on",
+        "snapshot 1 none",
+        "snapshot 2 freeze", "thawing 2",
+        "backup mode 3", "snapshot 3 quiesce", "thawing 3",
+        "backup mode 4", "snapshot 4 forgotten", "released 4",
+    ]  # fmt: skip
+    assert others[13] == "synchronous_commit off"
+    assert others[23] == "synchronous_commit on"
+    assert others[27:30] == ["checkpoint 11", "snapshot 11 quiesce", "thawing 11"]
+    assert others[-2:] == ["released 12", "server stopped"]
+    # One before each snapshot, one at the start of each round and one at the end; two more because
+    # two snapshots of the last round fall into a transaction.
+    last = 3 * 4 + 3 + 1 + 2
+    with postgresql(image) as server:
+        assert server.ask("SELECT count(*), max(n) FROM commits") == [str(last)] * 2
+        assert server.ask("SELECT sum(balance) FROM accounts") == ["100000"]
+
+
+@pytest.mark.guest
+def test_postgresql(tmp_path: Path) -> None:
+    require_guest()
+    recipe = small("ext4-postgresql", ROUNDS="1", COMMITS="5", TRANSACTIONS="20")
+    require_files(recipe)
     trace, image = run(recipe, tmp_path)
     assert worked(trace) == [
         "cluster made", "server started", "tables made", *(f"commit {n}" for n in range(1, 6)),

@@ -14,6 +14,7 @@ from vmbk.charts.backups import bytes_read, bytes_sent, reported_against_compare
 from vmbk.charts.chunking import kinds_of_content, stored_by_chunks
 from vmbk.charts.churn import churn_over_time, interval_cost, rewrites_over_time, sent_so_far
 from vmbk.charts.crashes import outcomes
+from vmbk.charts.decisions import decision_grid, vss_timeline
 from vmbk.charts.fragmentation import (
     amplification,
     changed_runs,
@@ -23,6 +24,7 @@ from vmbk.charts.fragmentation import (
 from vmbk.charts.misses import fleet_misses, identical_rewrites, missed_changes
 from vmbk.charts.performance import peers, ratio_history, speed_ratios
 from vmbk.charts.places import churn_map, write_map
+from vmbk.charts.power_cuts import lost_commits, outcome_shares, since_flush
 from vmbk.charts.requests import (
     activity,
     request_sizes,
@@ -44,13 +46,16 @@ __all__ = [
     "changed_runs",
     "churn_map",
     "churn_over_time",
+    "decision_grid",
     "dispersion_indices",
     "dispersion_over_time",
     "fleet_misses",
     "identical_rewrites",
     "interval_cost",
     "kinds_of_content",
+    "lost_commits",
     "missed_changes",
+    "outcome_shares",
     "outcomes",
     "peers",
     "profile",
@@ -61,6 +66,7 @@ __all__ = [
     "run_lengths",
     "sent_over_time",
     "sent_so_far",
+    "since_flush",
     "speed_ratios",
     "stage_times",
     "stored_by_chunks",
@@ -68,6 +74,7 @@ __all__ = [
     "update_coverage",
     "update_distances",
     "update_intervals",
+    "vss_timeline",
     "working_set",
     "write_map",
 ]

@@ -471,14 +471,17 @@ def _crash_command(commands: Any) -> None:
     p = _add(
         commands, "crash", study.crash,
         "cut the power of a captured workload, judge what is left with real checkers",
-        "Each state is the disk as a power cut would have left it; e2fsck judges the file system "
-        "and SQLite the database.",
+        "Each state is the disk as a power cut would have left it; the file system's own checker "
+        "and the database's own server judge it.",
     )  # fmt: skip
     p.add_argument("trace", metavar="TRACE", help=TRACE)
     p.add_argument(
-        "--model", default="flush", choices=("flush", "request"),
-        help="where power may fail: right after a flush, or between any two writes "
-        "(default: %(default)s)",
+        "--model", default="flush",
+        choices=("flush", "request", "epoch", "torn", "lying", "apart", "snapshot"),
+        help="what a power cut leaves: all up to a flush, or up to any request; of what was not "
+        "flushed, some writes (epoch) or parts of them (torn); what a cache that lies about "
+        "flushes leaves; disks cut at different times (apart); or the moments at which the capture "
+        "had a snapshot taken (default: %(default)s)",
     )  # fmt: skip
     p.add_argument(
         "--states", type=_whole(1, MOST_STATES), default=16, metavar="N",
@@ -488,4 +491,10 @@ def _crash_command(commands: Any) -> None:
     p.add_argument(
         "--seed", type=_whole(0, MOST_SEED), default=0, metavar="S",
         help="seed of the choice of states (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--boot", action="store_true", help="boot each disk too, which takes seconds")
+    p.add_argument(
+        "--check", metavar="PROGRAM",
+        help="a program of your own that judges each disk as well: it gets the path of a scratch "
+        "copy; 0 is passed, 1 failed",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import select
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -168,12 +168,15 @@ class CheckContext:
         Numbers of the commits that were acknowledged before the cut.
     timeout_s : float
         Seconds after which one program, or one pass over a database, is given up.
+    others : mapping of str to Path
+        Scratch copies of the machine's other volumes, at the same cut, by the volume's name.
     """
 
     folder: Path
     filesystem_made: bool | None = None
     acknowledged: NDArray[np.int64] = field(default_factory=_no_commits)
     timeout_s: float = 120.0
+    others: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

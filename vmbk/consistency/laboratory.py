@@ -6,36 +6,39 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vmbk.consistency.checkers import CheckContext
+from vmbk.consistency.checkers import CheckContext, Verdict
 from vmbk.consistency.crash import CrashPoint, crash_points, crash_states
-from vmbk.consistency.ext4 import E2FSCK, Ext4Checker
-from vmbk.consistency.outcome import Outcome, OutcomeTable
-from vmbk.consistency.scratch import copy_image
-from vmbk.consistency.sqlite import DEBUGFS, DatabaseSpec, DatabaseVerdict, Invariant, SqliteChecker
+from vmbk.consistency.machines import Machine, capture_machine, capture_name
+from vmbk.consistency.outcome import FREEZES, Outcome, OutcomeTable
+from vmbk.consistency.scratch import copy_image, scratch_folder
+from vmbk.consistency.sqlite import DatabaseSpec
+from vmbk.consistency.states import changing_rows
 from vmbk.errors import InputError
+from vmbk.trace.schema import Flag, Op
 
 if TYPE_CHECKING:
+    from vmbk.consistency.command import CommandChecker
     from vmbk.trace.table import Trace
 
 TIMEOUT_S: Final = 120.0
 """Seconds for one program on one state; a check of a capture of 64 MiB takes some milliseconds."""
 
-SHIPPED_DATABASES: Final = {
-    "ext4-sqlite": DatabaseSpec("/data.db", invariant=Invariant("accounts", "balance", 100_000)),
-}
-"""What the recipes in ``vmbk.trace.capture`` leave on their disks, by the recipe's name."""
+SNAPSHOT: Final = "snapshot"
+"""The model of the moments at which a capture's machine had a snapshot taken."""
 
 _COMMIT: Final = re.compile(r"commit (\d{1,18})", re.ASCII)
+_HISTORY: Final = re.compile(r"pgbench (\d{1,18})", re.ASCII)
+_SNAPSHOT: Final = re.compile(r"(?:snapshot \d{1,18} ([a-z]{1,20})|frozen \d{1,18})", re.ASCII)
 _MADE: Final = ("mkfs done", "mounted")
 
 
@@ -52,11 +55,17 @@ class CaptureMarks:
     made_row : int or None
         Row of the first mark after which there is a file system (``mkfs done`` or ``mounted``);
         None where the capture has no such mark.
+    history : tuple of (int, int)
+        Rows of the marks ``pgbench N``, and N.
+    snapshots : tuple of (int, str)
+        Rows of the marks ``snapshot N MODE`` and ``frozen N``, and the mode, of `FREEZES`.
     """
 
     commit_rows: NDArray[np.int64]
     commits: NDArray[np.int64]
     made_row: int | None
+    history: tuple[tuple[int, int], ...] = ()
+    snapshots: tuple[tuple[int, str], ...] = ()
 
     @classmethod
     def read(cls, trace: Trace) -> CaptureMarks:
@@ -65,14 +74,61 @@ class CaptureMarks:
         commits = [(row, int(m[1])) for row, label in marks if (m := _COMMIT.fullmatch(label))]
         made = [row for row, label in marks if label in _MADE]
         rows, numbers = np.array(commits, np.int64).reshape(-1, 2).T
-        return cls(rows, numbers, made[0] if made else None)
+        history = [(row, int(m[1])) for row, label in marks if (m := _HISTORY.fullmatch(label))]
+        snapshots = [
+            (row, m[1] or "freeze") for row, label in marks if (m := _SNAPSHOT.fullmatch(label))
+        ]
+        known = tuple((row, mode) for row, mode in snapshots if mode in FREEZES)
+        return cls(rows, numbers, made[0] if made else None, tuple(history), known)
 
-    def context(self, row: int, folder: Path, timeout_s: float = TIMEOUT_S) -> CheckContext:
+    def context(
+        self,
+        row: int,
+        folder: Path,
+        timeout_s: float = TIMEOUT_S,
+        others: Mapping[str, Path] | None = None,
+    ) -> CheckContext:
         """What is known when the requests before ``row`` have happened."""
         acknowledged = self.commits[: np.searchsorted(self.commit_rows, row)]
         made = None if self.made_row is None else self.made_row < row
         # Nothing can be committed before there is a file system.
-        return CheckContext(folder, True if len(acknowledged) else made, acknowledged, timeout_s)
+        return CheckContext(
+            folder, True if len(acknowledged) else made, acknowledged, timeout_s, others or {}
+        )
+
+    def transactions(self, row: int) -> int:
+        """Transactions of ``pgbench`` that were acknowledged before ``row``."""
+        return max((n for at, n in self.history if at < row), default=0)
+
+
+def snapshot_points(
+    trace: Trace, *, states: int | None = None, seed: int = 0
+) -> tuple[CrashPoint, ...]:
+    """The moments at which a capture's machine had a snapshot taken, from its marks.
+
+    Parameters
+    ----------
+    trace : Trace
+    states : int, optional
+        How many at most; all where absent.
+    seed : int
+        Seed of the sample.
+
+    Raises
+    ------
+    InputError
+        If the capture marks none.
+    """
+    found = CaptureMarks.read(trace).snapshots
+    if not found:
+        raise InputError(
+            "the capture has no marks of snapshots",
+            hint="use ext4-fsfreeze, ext4-sqlite-off or ext4-quiesce, or another crash model",
+        )
+    chosen = np.arange(len(found))
+    if states is not None and states < len(found):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(found))[:states])
+    return tuple(CrashPoint(int(i), found[i][0], SNAPSHOT) for i in chosen)
 
 
 def crash_test(
@@ -86,19 +142,22 @@ def crash_test(
     database: DatabaseSpec | None = None,
     volume: int | None = None,
     folder: Path | None = None,
+    boot: bool = False,
+    command: Sequence[str] | None = None,
 ) -> OutcomeTable:
     """Cut the power at points of a capture and judge what each cut leaves.
 
-    Each disk is built, its journal replayed and its file system checked by e2fsck, its database
-    recovered and checked by SQLite, and the commits that were acknowledged before the cut are
-    counted, all on scratch copies, without root and without a mount.
+    Each disk is built, the journal of its file system replayed and the file system checked by its
+    own checker, its database recovered and checked by its own server, and the commits that were
+    acknowledged before the cut are counted, all on scratch copies.
 
     Parameters
     ----------
     trace : Trace
-        A capture of an ext4 file system, with payloads.
+        A capture, with payloads.
     model : str
-        ``"flush"`` or ``"request"``; see `vmbk.consistency.crash`.
+        One of `vmbk.consistency.MODELS`; or ``"snapshot"``, the moments at which the capture says
+        that a snapshot was taken.
     states : int, optional
         How many states at most; all where None.
     seed : int
@@ -110,9 +169,15 @@ def crash_test(
     database : DatabaseSpec, optional
         The database to judge; the one that the capture names where absent.
     volume : int, optional
-        Id of the volume with the file system; needed where the trace has several.
+        Id of the volume with the file system and the database; the one that the capture names
+        where absent.
     folder : Path, optional
-        Where scratch copies are made; the system's temporary folder where absent.
+        Where disks and scratch copies are made; in memory where there is plenty, else in the
+        system's temporary folder where absent.
+    boot : bool
+        Also boot each disk, which takes seconds.
+    command : sequence of str, optional
+        A program of one's own that judges each disk too; see `vmbk.consistency.CommandChecker`.
 
     Returns
     -------
@@ -124,19 +189,22 @@ def crash_test(
     InputError
         If an argument is out of range, or the trace has no payloads.
     ToolMissingError
-        If e2fsck or debugfs is not installed.
+        If a checker's program is not installed.
     StorageError
         If the scratch space is full.
     """
     count = workers if workers is not None else len(os.sched_getaffinity(0))
     if count < 1:
         raise InputError(f"{count} workers: at least 1 is needed")
-    points = crash_points(trace, model, states=states, seed=seed, volume=volume)
-    states_built = crash_states(trace, points, volume=volume, folder=folder)  # a wrong trace first
-    spec = database or capture_database(trace)
-    _find_tools()
-    marks = CaptureMarks.read(trace)
-    name = capture_name(trace)
+    judge = _Judge.of(trace, database, volume, boot, command)
+    if model == SNAPSHOT:
+        points = snapshot_points(trace, states=states, seed=seed)
+    else:
+        points = crash_points(trace, model, states=states, seed=seed, volume=judge.volume)
+    if folder is None:
+        folder = scratch_folder((count + 2) * sum(v.size or 0 for v in trace.volumes))
+    states_built = crash_states(trace, points, volume=judge.volume, folder=folder)
+    judge.require_tools()
     waiting: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []
 
@@ -151,15 +219,18 @@ def crash_test(
         closing(states_built) as built,
     ):
         for state in built:
-            copy = Path(scratch) / f"state-{state.point.index}.img"
-            state.copy_to(copy)
-            context = marks.context(state.point.row, Path(scratch))
-            waiting.append(pool.submit(_judge, copy, context, spec, name, state.point))
+            place = Path(scratch) / f"state-{state.point.index}"
+            place.mkdir()
+            copies = {name: place / f"{i}.img" for i, name in enumerate(state.images)}
+            for name, copy in copies.items():
+                copy_image(state.images[name], copy)
+            digest = f"{state.digest:016x}"
+            waiting.append(pool.submit(judge.judge, copies, place, state.point, digest))
             if len(waiting) > count:  # one copy waits while the others are checked
                 collect()
         while waiting:
             collect()
-    return OutcomeTable(tuple(outcomes))
+    return OutcomeTable(tuple(sorted(outcomes, key=lambda o: (o.row, o.index))))
 
 
 def check_image(
@@ -193,7 +264,7 @@ def check_image(
     InputError
         If ``row`` lies outside the trace.
     ToolMissingError
-        If e2fsck or debugfs is not installed.
+        If a checker's program is not installed.
     StorageError
         If the scratch space is full.
     """
@@ -201,58 +272,150 @@ def check_image(
     row = length if row is None else row
     if not 0 <= row <= length:
         raise InputError(f"row {row} of a trace of {length} requests")
-    spec = database or (capture_database(trace) if trace is not None else None)
-    _find_tools()
+    judge = _Judge.of(trace, database, None, False, None)
+    judge.require_tools()
     with tempfile.TemporaryDirectory(prefix="vmbk-check-", dir=folder) as scratch:
-        context = CheckContext(Path(scratch), timeout_s=TIMEOUT_S)
-        if trace is not None:
-            context = CaptureMarks.read(trace).context(row, Path(scratch))
-        copy = Path(scratch) / "disk.img"
+        place = Path(scratch) / "state"
+        place.mkdir()
+        copy = place / "disk.img"
         copy_image(Path(image), copy)
-        capture = capture_name(trace) if trace is not None else ""
-        return _judge(copy, context, spec, capture, CrashPoint(0, row, "image"))
+        return judge.judge({judge.system: copy}, place, CrashPoint(0, row, "image"), "")
 
 
-def capture_name(trace: Trace) -> str:
-    """Name of the recipe that a trace was captured with, "" where it says none."""
-    return str(trace.provenance.get("recipe", ""))
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """All that is needed to judge the states of one capture."""
 
+    capture: str
+    machine: Machine
+    marks: CaptureMarks
+    system: str
+    """Name of the volume that is judged first, as `CrashState.images` has it."""
+    volume: int | None
+    boot: bool
+    command: tuple[str, ...] | None
+    flushes: NDArray[np.int64]
+    """Rows at which everything before them was durable."""
+    changes: NDArray[np.int64]
+    """Rows that change the disk."""
+    times: NDArray[np.int64]
+    """Nanoseconds of every row."""
 
-def capture_database(trace: Trace) -> DatabaseSpec | None:
-    """The database of a trace that was captured with one of vmbk's own recipes, if it has one."""
-    return SHIPPED_DATABASES.get(capture_name(trace))
+    @classmethod
+    def of(
+        cls,
+        trace: Trace | None,
+        database: DatabaseSpec | None,
+        volume: int | None,
+        boot: bool,
+        command: Sequence[str] | None,
+    ) -> _Judge:
+        """The judge of a capture, or of a disk of which nothing is known."""
+        nothing = np.empty(0, np.int64)
+        machine = capture_machine(trace) if trace is not None else Machine()
+        if database is not None:
+            machine = replace(machine, database=database)
+        words = tuple(command) if command is not None else None
+        if trace is None:
+            marks = CaptureMarks(nothing, nothing, None)
+            return cls("", machine, marks, "disk", None, boot, words, nothing, nothing, nothing)
+        if volume is None and machine.system:
+            volume = next((v.id for v in trace.volumes if v.name == machine.system), None)
+        from vmbk.consistency.crash import system_volume
 
+        judged = system_volume(trace, volume)
+        requests = trace.requests
+        forced = (requests.op == Op.WRITE) & (requests.flags & Flag.FUA != 0)
+        return cls(
+            capture_name(trace),
+            machine,
+            CaptureMarks.read(trace),
+            judged.name,
+            judged.id if len(trace.volumes) > 1 else volume,
+            boot,
+            words,
+            np.flatnonzero((requests.op == Op.FLUSH) | forced),
+            changing_rows(trace),
+            np.asarray(requests.time_ns),
+        )
 
-def _find_tools() -> None:
-    """Fail before the first state rather than at it."""
-    for tool in (E2FSCK, DEBUGFS):
-        tool.find()
+    def require_tools(self) -> None:
+        """Fail before the first state rather than at it."""
+        self.machine.require_tools()
+        if self.boot:
+            from vmbk.consistency.boot import BootChecker
 
+            reason = BootChecker(self.machine.filesystem).usable()
+            if reason:
+                raise InputError(f"the disks cannot be booted here: {reason}")
+        if self.command is not None:
+            reason = self._commander().usable()
+            if reason:
+                raise InputError(reason)
 
-def _judge(
-    image: Path,
-    context: CheckContext,
-    database: DatabaseSpec | None,
-    capture: str,
-    point: CrashPoint,
-) -> Outcome:
-    """Run the checkers on a scratch copy and remove it."""
-    filesystem = Ext4Checker().check(image, context)
-    if database is None:
-        found = DatabaseVerdict("sqlite", "none", "the capture names no database")
-    else:
-        found = SqliteChecker(database).check(image, context)
-    image.unlink()
-    return Outcome(
-        capture=capture,
-        index=point.index,
-        row=point.row,
-        model=point.model,
-        filesystem=filesystem.state,
-        database=found.state,
-        commits_acknowledged=len(context.acknowledged),
-        commits_found=found.commits_found,
-        commits_lost=found.commits_lost,
-        seconds=filesystem.seconds + found.seconds,
-        details="\n".join(f"{v.checker}: {v.detail}" for v in (filesystem, found)),
-    )
+    def judge(
+        self, images: Mapping[str, Path], folder: Path, point: CrashPoint, digest: str
+    ) -> Outcome:
+        """Run the checkers on scratch copies, and remove them."""
+        image = images[self.system] if self.system in images else next(iter(images.values()))
+        others = {name: path for name, path in images.items() if path != image}
+        context = self.marks.context(point.row, folder, others=others)
+        booted = commanded = ""
+        verdicts: list[Verdict] = []
+        if self.boot:  # first, as the power cut left it; what is booted leaves the image alone
+            from vmbk.consistency.boot import BootChecker
+
+            verdicts.append(BootChecker(self.machine.filesystem).check(image, context))
+            booted = verdicts[-1].state
+        checker = self.machine.filesystem_checker()
+        judged = [checker.check(path, context) for path in (image, *others.values())]
+        filesystem = max(judged, key=lambda v: checker.states.index(v.state))
+        verdicts += judged
+        found = self.machine.check_database(image, context, self.marks.transactions(point.row))
+        verdicts.append(found)
+        if self.command is not None:
+            verdicts.append(self._commander().check(image, context))
+            commanded = verdicts[-1].state
+        for path in images.values():
+            path.unlink(missing_ok=True)
+        freeze = ""
+        if point.model == SNAPSHOT:
+            freeze = dict(self.marks.snapshots)[point.row]
+        since, seconds = self._since_flush(point)
+        return Outcome(
+            capture=self.capture,
+            index=point.index,
+            row=point.row,
+            model=point.model,
+            label=FREEZES[freeze] if freeze else "crash",
+            freeze=freeze,
+            filesystem=filesystem.state,
+            database=found.state,
+            commits_acknowledged=len(context.acknowledged),
+            commits_found=found.commits_found,
+            commits_lost=found.commits_lost,
+            seconds=sum(v.seconds for v in verdicts),
+            details="\n".join(f"{v.checker}: {v.detail}" for v in verdicts),
+            boot=booted,
+            command=commanded,
+            requests_since_flush=since,
+            seconds_since_flush=seconds,
+            digest=digest,
+        )
+
+    def _commander(self) -> CommandChecker:
+        from vmbk.consistency.command import CommandChecker
+
+        assert self.command is not None
+        return CommandChecker(self.command)
+
+    def _since_flush(self, point: CrashPoint) -> tuple[int, float | None]:
+        """Changes, and seconds, between the last flush that was kept and the cut."""
+        kept = min([point.durable, *(row for _, row in point.cuts)])
+        at = int(np.searchsorted(self.flushes, kept)) - 1
+        begin = int(self.flushes[at]) + 1 if at >= 0 else 0
+        changes = np.searchsorted(self.changes, [begin, max(point.row, begin)])
+        if at < 0 or not point.row:
+            return int(changes[1] - changes[0]), None
+        last = max(point.row - 1, begin - 1)
+        return int(changes[1] - changes[0]), float(self.times[last] - self.times[begin - 1]) / 1e9

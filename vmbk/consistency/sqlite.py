@@ -32,15 +32,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vmbk.consistency.checkers import CheckContext, Tool, Verdict, run_tool
-from vmbk.errors import InputError, StorageError
+from vmbk.consistency.checkers import CheckContext, Tool, Verdict
+from vmbk.consistency.extract import DEBUGFS as DEBUGFS
+from vmbk.consistency.extract import PLAIN_PATH, UnreadableError, extract_file
+from vmbk.errors import InputError, IntegrityError, StorageError
 
-DEBUGFS: Final = Tool("debugfs", "e2fsprogs")
-
-_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_SIZE: Final = re.compile(r"^User:.*\bSize:\s*(\d+)", re.MULTILINE)
-_TYPE: Final = re.compile(r"\bType:\s*(\w+)")
 _JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _OPS_PER_POLL: Final = 50_000  # virtual machine steps between looks at the clock, about 1 ms
 _MAX_VALUE: Final = 256 << 20  # bytes; larger than any value of a recipe, far below memory
@@ -100,7 +97,7 @@ class DatabaseSpec:
     invariant: Invariant | None = None
 
     def __post_init__(self) -> None:
-        if not _PATH.fullmatch(self.path) or len(self.path) > 1024:
+        if not PLAIN_PATH.fullmatch(self.path) or len(self.path) > 1024:
             raise InputError(
                 f"{self.path!r} is not a usable path of a database",
                 hint="write it from the root of its file system, as /data/app.db",
@@ -131,19 +128,16 @@ class DatabaseVerdict(Verdict):
     commits_lost: int = 0
 
 
-class _NotReadableError(Exception):
-    """The file exists and cannot be read back; the message says why."""
-
-
 @dataclass(frozen=True)
 class SqliteChecker:
-    """Judges a SQLite database on an ext4 image; the rule is in the module.
+    """Judges a SQLite database on an ext4 or xfs image; the rule is in the module.
 
     Python's own SQLite opens a scratch copy with an untrusted schema, a bound on the size of a
     value, and a progress handler that ends it when its time is up.
     """
 
     database: DatabaseSpec
+    filesystem: str = "ext4"
     name: str = "sqlite"
     tools: tuple[Tool, ...] = (DEBUGFS,)
     states: tuple[str, ...] = ("none", "clean", "recovered", "lost", "corrupt")
@@ -164,7 +158,7 @@ class SqliteChecker:
                 if self._extract(image, "-journal", folder, context.timeout_s):
                     _refuse_super_journal(folder / "database-journal")
                 content = _read(folder / "database", self.database, context.timeout_s)
-            except _NotReadableError as error:
+            except UnreadableError as error:
                 return self._verdict("corrupt", str(error), 0, lost, started)
         if content is None:
             return self._verdict(absent, f"no table {self.database.table!r}", 0, lost, started)
@@ -193,31 +187,22 @@ class SqliteChecker:
 
     def _extract(self, image: Path, suffix: str, folder: Path, timeout_s: float) -> bool:
         """Copy the file out of the image as ``database`` + ``suffix``; False where it is absent."""
-        path = self.database.path + suffix
-        source = str(image.absolute())
+        path, target = self.database.path + suffix, folder / f"database{suffix}"
+        if self.filesystem == "xfs":
+            return _extract_xfs(image, path, target, timeout_s)
+        return extract_file(image, path, target, timeout_s)
 
-        def debugfs(command: str) -> str:
-            run = run_tool(
-                DEBUGFS, ["-R", command, source], folder=folder, timeout_s=timeout_s, keep="head"
-            )
-            if run.timed_out:
-                raise _NotReadableError(f"debugfs {command}: timed out")
-            return run.output
 
-        said = debugfs(f"stat {path}")
-        kind, size = _TYPE.search(said), _SIZE.search(said)
-        if kind is None or size is None:
-            return False
-        if kind[1] != "regular":
-            raise _NotReadableError(f"{path} is not a file but a {kind[1]}")
-        # A damaged inode can claim petabytes, which debugfs would write out as zeros.
-        if int(size[1]) > image.stat().st_size:
-            raise _NotReadableError(f"{path} claims {size[1]} bytes, more than its disk has")
-        said = debugfs(f"dump {path} database{suffix}")
-        copy = folder / f"database{suffix}"
-        if not copy.is_file() or copy.stat().st_size != int(size[1]):
-            raise _NotReadableError(f"{path} cannot be read back: {said.strip()[-300:]}")
-        return True
+def _extract_xfs(image: Path, path: str, copy: Path, timeout_s: float) -> bool:
+    from vmbk.consistency.xfs import read_xfs_files
+
+    try:
+        found = read_xfs_files(image, [path], copy.parent, timeout_s=timeout_s)
+    except IntegrityError as error:
+        raise UnreadableError(error.message) from error
+    if path in found:
+        found[path].replace(copy)
+    return path in found
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +222,7 @@ def _refuse_super_journal(journal: Path) -> None:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(_JOURNAL_MAGIC)))
         if size >= 28 and file.read() == _JOURNAL_MAGIC:
-            raise _NotReadableError("its rollback journal names a super-journal, which is refused")
+            raise UnreadableError("its rollback journal names a super-journal, which is refused")
 
 
 def _read(path: Path, spec: DatabaseSpec, timeout_s: float) -> _Content | None:
@@ -258,7 +243,7 @@ def _read(path: Path, spec: DatabaseSpec, timeout_s: float) -> _Content | None:
             wrong = [row[0] for row in database.execute("PRAGMA integrity_check(20)")]
             if wrong != [b"ok"]:
                 said = b"; ".join(bytes(w) for w in wrong).decode("utf-8", "replace")
-                raise _NotReadableError(f"integrity_check: {said[:1000]}")
+                raise UnreadableError(f"integrity_check: {said[:1000]}")
             rolled_back = hot and not journal.exists()
             commits = _commits(database, spec)
             broken = ""
@@ -270,8 +255,8 @@ def _read(path: Path, spec: DatabaseSpec, timeout_s: float) -> _Content | None:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise StorageError("no space for the scratch copy of a database") from error
         if monotonic() > deadline:
-            raise _NotReadableError(f"SQLite did not finish in {timeout_s:g} s") from error
-        raise _NotReadableError(f"SQLite: {error}") from error
+            raise UnreadableError(f"SQLite did not finish in {timeout_s:g} s") from error
+        raise UnreadableError(f"SQLite: {error}") from error
     if commits is None:
         return None
     recovered = f"{frames} frames of the log" if frames > 0 else ""
@@ -286,7 +271,7 @@ def _commits(database: sqlite3.Connection, spec: DatabaseSpec) -> NDArray[np.int
     numbers = [row[0] for row in database.execute(f'SELECT "{spec.column}" FROM "{spec.table}"')]
     odd = [n for n in numbers if type(n) is not int]
     if odd:
-        raise _NotReadableError(f"a commit is numbered {str(odd[0])[:60]}, which is no integer")
+        raise UnreadableError(f"a commit is numbered {str(odd[0])[:60]}, which is no integer")
     return np.sort(np.array(numbers, np.int64))
 
 
@@ -307,5 +292,5 @@ def _is_table(database: sqlite3.Connection, name: str) -> bool:
         "SELECT type, rootpage FROM sqlite_master WHERE name = ?", (name,)
     ).fetchall()
     if kinds and (len(kinds) > 1 or kinds[0][0] != b"table" or not kinds[0][1]):
-        raise _NotReadableError(f"{name!r} is not an ordinary table")
+        raise UnreadableError(f"{name!r} is not an ordinary table")
     return bool(kinds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -86,6 +87,9 @@ class _Descriptor:
             self._closed = True
             while self._users:
                 self._idle.wait()
+            # A child that another thread is starting has the descriptor too, and the lock with it.
+            with suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
 
 

@@ -1,7 +1,8 @@
 """The captures that travel with vmbk, and their catalogue.
 
 ``python -m vmbk.trace.datasets [NAME ...]`` captures them anew and writes the catalogue; without a
-name, those shipped recipes whose capture is not there yet, and ``--all`` all of them.
+name, those whose capture is not there yet, and ``--all`` all of them. Most are of guests; those of
+`HOST_RECIPES` run on this machine and need root.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vmbk.errors import NotFoundError, TraceFormatError
-from vmbk.units import quoted
+from vmbk.units import MIB, quoted
 
 if TYPE_CHECKING:
     from vmbk.trace.capture import Recipe
@@ -25,6 +27,56 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _CATALOGUE: Final = "catalogue.json"
 _DATABASES: Final = {"sqlite3": "SQLite", "postgres": "PostgreSQL"}
 """Databases by the programs that a guest brings for them."""
+
+
+@dataclass(frozen=True)
+class HostRecipe:
+    """What a capture of a program of this machine is made of; see `vmbk.trace.capture.host`.
+
+    Parameters
+    ----------
+    name : str
+    doc : str
+        What the program does, in a line or two.
+    module : str
+        The program, a module of Python.
+    size : int
+        Bytes of the volume.
+    file_system : str
+        What it is formatted with.
+    """
+
+    name: str
+    doc: str
+    module: str
+    size: int
+    file_system: str = "ext4"
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 (hex) of what is declared and of the program's source."""
+        from blake3 import blake3
+
+        source = _PACKAGE.parent.joinpath(*self.module.split(".")).with_suffix(".py")
+        declared = json.dumps(asdict(self), sort_keys=True).encode()
+        return blake3(declared + b"\n" + source.read_bytes()).hexdigest()
+
+
+HOST_RECIPES: Final = {
+    recipe.name: recipe
+    for recipe in (
+        HostRecipe(
+            name="vault",
+            doc="vmbk itself: a vault on ext4, into which disks of 2 to 4 MiB that lie elsewhere "
+            "are backed up in whole, by checksum and by tracking, by two jobs at once and by jobs "
+            "that are killed, with a restore, a check, a deletion and a rebuilt index between; "
+            "each recovery point is acknowledged by a mark as soon as the backup has returned.",
+            module="vmbk.trace.capture.vault_workload",
+            size=160 * MIB,  # two groups of blocks, so that there is a copy of the superblock
+        ),
+    )
+}
+"""Shipped captures of programs on this machine, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +91,9 @@ class Dataset:
     doc : str
         What it holds.
     recipe : str
-        The recipe of `vmbk.trace.capture` that makes it.
+        The recipe of `vmbk.trace.capture`, or of `HOST_RECIPES`, that makes it.
     file_system : str
-        What the guest's volumes were formatted with.
+        What its volumes were formatted with.
     database : str or None
         The database that ran on them, if any.
     volume_size : int
@@ -176,45 +228,77 @@ def make_datasets(names: Iterable[str], folder: Path) -> None:
     Parameters
     ----------
     names : iterable of str
-        Names of shipped recipes.
+        Names of shipped recipes, of guests or of this machine.
     folder : Path
 
     Raises
     ------
     VmbkError
-        As `vmbk.trace.capture.capture`.
+        As `vmbk.trace.capture.capture` and `vmbk.trace.capture.host.capture_host`.
     """
     from vmbk.trace.capture import Recipe, capture
 
-    known = {d.name: d for d in datasets(folder)} if (folder / _CATALOGUE).is_file() else {}
     for name in names:
         path = folder / f"{name}.parquet"
-        known[name] = describe(Recipe.load(name), capture(name, path), path)
-        # After each one: what has been captured stays, should a later one fail.
-        _write_catalogue(known.values(), folder)
+        if name in HOST_RECIPES:
+            made = describe(HOST_RECIPES[name], _capture_here(HOST_RECIPES[name], path), path)
+        else:
+            made = describe(Recipe.load(name), capture(name, path), path)
+        # After each one, and read anew: what has been captured stays, should a later one fail or
+        # another process capture as well.
+        known = {d.name: d for d in datasets(folder)} if (folder / _CATALOGUE).is_file() else {}
+        _write_catalogue((known | {name: made}).values(), folder)
 
 
-def describe(recipe: Recipe, trace: Trace, path: Path) -> Dataset:
+def _capture_here(recipe: HostRecipe, path: Path) -> Trace:
+    """Run a recipe of this machine, and write its trace as those of guests are written."""
+    from vmbk.trace.capture import PARQUET_LEVEL
+    from vmbk.trace.capture.host import capture_host
+    from vmbk.trace.store import write_trace
+    from vmbk.trace.table import Trace
+
+    command = [sys.executable, "-m", recipe.module]
+    with tempfile.TemporaryDirectory(prefix="vmbk-dataset-") as folder:
+        here = Path(folder) / "trace.arrow"
+        trace = capture_host(command, here, size=recipe.size, filesystem=recipe.file_system)
+        named = {"recipe": recipe.name, "recipe_digest": recipe.digest}
+        trace = Trace.from_arrow(
+            trace.table,
+            volumes=trace.volumes,
+            source_format=trace.metadata.source_format,
+            source_digest=trace.metadata.source_digest,
+            clock=trace.metadata.clock,
+            provenance=named | trace.provenance,
+        )
+        write_trace(trace, path, parquet_level=PARQUET_LEVEL)
+    return trace
+
+
+def describe(recipe: Recipe | HostRecipe, trace: Trace, path: Path) -> Dataset:
     """The catalogue's entry of a capture.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or HostRecipe
         The recipe that made it.
     trace : Trace
     path : Path
         The trace's file.
     """
     labels = [label for _, label in trace.marks()]
-    # The phases of every guest are marked before and after what the workload itself acknowledges.
+    # The phases are marked before and after what the workload itself acknowledges.
     first, last = labels.index("workload begins"), labels.index("workload ends")
-    brought = [*recipe.programs, *recipe.files]
+    if isinstance(recipe, HostRecipe):
+        file_system, brought = recipe.file_system, []
+    else:
+        file_system = ", ".join(dict.fromkeys(_file_system(disk.mkfs) for disk in recipe.disks))
+        brought = [*recipe.programs, *recipe.files]
     return Dataset(
         name=recipe.name,
         path=path,
         doc=recipe.doc,
         recipe=recipe.name,
-        file_system=", ".join(dict.fromkeys(_file_system(disk.mkfs) for disk in recipe.disks)),
+        file_system=file_system,
         database=next(
             (kind for program, kind in _DATABASES.items() if any(program in b for b in brought)),
             None,
@@ -252,10 +336,11 @@ def _main(words: list[str], folder: Path) -> None:
     from vmbk.trace.capture import recipes
 
     there = {path.stem for path in folder.glob("*.parquet")}
+    every = [*recipes(), *HOST_RECIPES]
     if words == ["--all"]:
-        names = list(recipes())
+        names = every
     else:
-        names = words or [name for name in recipes() if name not in there]
+        names = words or [name for name in every if name not in there]
     make_datasets(names, folder)
 
 

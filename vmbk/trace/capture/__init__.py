@@ -36,7 +36,7 @@ __all__ = ["MARK_AREA", "Recipe", "capture", "recipes"]
 MARK_AREA: Final = MIB
 """Bytes of the first disk behind its volume, in which the guest writes its marks."""
 
-_PARQUET_LEVEL: Final = 15
+PARQUET_LEVEL: Final = 15
 """zstd level: a capture is written once, shipped and read often."""
 
 
@@ -100,7 +100,7 @@ def capture(
         }
         volumes = [Volume(id, disk.name, disk.size) for id, disk in enumerate(disks)]
         trace = assemble(run, volumes, made)
-        write_trace(trace, out, parquet_level=_PARQUET_LEVEL)
+        write_trace(trace, out, parquet_level=PARQUET_LEVEL)
         if keep is not None:
             one = len(disks) == 1
             names = ["volume.raw"] if one else [f"{disk.name}.raw" for disk in disks]

@@ -131,7 +131,7 @@ def _module_name(path: str) -> str:
     return Path(path).name.partition(".ko")[0].replace("-", "_")
 
 
-def _plain_module(path: Path) -> bytes:
+def plain_module(path: Path) -> bytes:
     """A module as the guest's insmod takes it: not compressed."""
     raw = path.read_bytes()
     if path.suffix == ".xz":
@@ -208,11 +208,11 @@ def build_initramfs(recipe: Recipe, kernel: Kernel) -> bytes:
         for pattern, package in recipe.files.items():
             for path in find_files(pattern, package):
                 _add_file(archive, str(path).lstrip("/"), path)
-        _add_busybox(archive)
+        add_busybox(archive)
         files = module_files(kernel, [*DISK_MODULES, *recipe.modules])
         for file in files:
             plain = file.name.partition(".ko")[0] + ".ko"
-            archive.add(f"modules/{plain}", stat.S_IFREG | 0o644, _plain_module(file))
+            archive.add(f"modules/{plain}", stat.S_IFREG | 0o644, plain_module(file))
         names = [file.name.partition(".ko")[0] for file in files]
         archive.add("init", stat.S_IFREG | 0o755, _INIT.read_bytes())
         archive.add("settings", stat.S_IFREG | 0o644, _settings(recipe, names).encode())
@@ -237,7 +237,7 @@ def _add_file(archive: Archive, name: str, path: Path) -> None:
         archive.add(str(library).lstrip("/"), stat.S_IFREG | 0o755, library.read_bytes())
 
 
-def _add_busybox(archive: Archive) -> None:
+def add_busybox(archive: Archive) -> None:
     """BusyBox under the names of its applets, but for programs that the recipe brings."""
     busybox = find_program("busybox", "busybox-static")
     _add_program(archive, "busybox", busybox)
