@@ -220,10 +220,12 @@ class _Epoch(Survivors):
     def _subset(self, moment: int, number: int, loose: Ints) -> Ints:
         """Which writes came, in the order in which they came."""
         if self.all[moment]:
-            if self.overlaps[moment]:
-                arranged: Ints = loose[np.array(_arrangements(len(loose))[number], np.int64)]
-                return arranged
-            return loose[(number >> np.arange(len(loose))) & 1 == 1]
+            chosen: Ints = (
+                loose[np.array(_arrangements(len(loose))[number], np.int64)]
+                if self.overlaps[moment]
+                else loose[(number >> np.arange(len(loose))) & 1 == 1]
+            )
+            return chosen
         if number == 0:
             return loose[:0]
         draws = self.draws(int(self.rows[moment]), number)
