@@ -12,7 +12,7 @@ Models, after the replay-log tool of dm-log-writes (the first two) and CrashMonk
     What was written since the last flush may have reached the disk or not, each write for itself
     and in any order: a disk with a cache. Forced writes are durable when they complete.
 ``torn``
-    The same, and of a write a run of its sectors of 512 bytes only: a disk that stops within a write.
+    The same, and of a write a run of its sectors of 512 bytes only: a disk that stops within one.
     Discards and write_zeroes are done whole or not at all, in this model as well.
 ``lying``
     The last flushes, one or several, did nothing, and forced writes since were not forced: of what
