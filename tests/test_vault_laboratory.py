@@ -290,7 +290,7 @@ def test_a_live_vault_and_those_that_must_fail(left_out: str, tmp_path: Path) ->
     program = f"""
 options = []
 {LEFT_OUT[left_out]}
-from vmbk.trace.capture.vault_workload import main
+from vmbk.consistency.vault_workload import main
 main(["--steps", "4", "--seed", "3", *options])
 """
     trace = capture_host([sys.executable, "-c", program], tmp_path / "t.arrow", size=32 * MIB)

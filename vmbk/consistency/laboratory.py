@@ -55,6 +55,9 @@ class CaptureMarks:
     made_row : int or None
         Row of the first mark after which there is a file system (``mkfs done`` or ``mounted``);
         None where the capture has no such mark.
+    installed_row : int or None
+        Row of the mark ``installed``: from there on the machine can be booted. None where the
+        capture has no such mark.
     history : tuple of (int, int)
         Rows of the marks ``pgbench N``, and N.
     snapshots : tuple of (int, str)
@@ -64,6 +67,7 @@ class CaptureMarks:
     commit_rows: NDArray[np.int64]
     commits: NDArray[np.int64]
     made_row: int | None
+    installed_row: int | None = None
     history: tuple[tuple[int, int], ...] = ()
     snapshots: tuple[tuple[int, str], ...] = ()
 
@@ -79,7 +83,9 @@ class CaptureMarks:
             (row, m[1] or "freeze") for row, label in marks if (m := _SNAPSHOT.fullmatch(label))
         ]
         known = tuple((row, mode) for row, mode in snapshots if mode in FREEZES)
-        return cls(rows, numbers, made[0] if made else None, tuple(history), known)
+        installed = next((row for row, label in marks if label == "installed"), None)
+        made_row = made[0] if made else None
+        return cls(rows, numbers, made_row, installed, tuple(history), known)
 
     def context(
         self,
@@ -362,7 +368,10 @@ class _Judge:
         context = self.marks.context(point.row, folder, others=others)
         booted = commanded = ""
         verdicts: list[Verdict] = []
-        if self.boot:  # first, as the power cut left it; what is booted leaves the image alone
+        installed = self.marks.installed_row
+        if self.boot and installed is not None and point.row <= installed:
+            booted = "not tried"
+        elif self.boot:  # first, as the power cut left it; what is booted leaves the image alone
             from vmbk.consistency.boot import BootChecker
 
             verdicts.append(BootChecker(self.machine.filesystem).check(image, context))

@@ -37,8 +37,8 @@ from blake3 import blake3
 
 from vmbk.consistency.checkers import CheckContext, Tool, Verdict
 from vmbk.consistency.extract import DEBUGFS, UnreadableError, extract_tree
+from vmbk.consistency.vault_workload import VAULT, write_laboratory_key
 from vmbk.errors import IntegrityError, NotFoundError, StorageError, VmbkError
-from vmbk.trace.capture.vault_workload import VAULT, write_laboratory_key
 from vmbk.units import MIB
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class VaultMarks:
 
     @classmethod
     def read(cls, trace: Trace) -> VaultMarks:
-        """The marks of a trace, as `vmbk.trace.capture.vault_workload` writes them."""
+        """The marks of a trace, as `vmbk.consistency.vault_workload` writes them."""
         vault_row = made_row = None
         points: dict[str, PointMark] = {}
         for row, label in trace.marks():

@@ -134,7 +134,7 @@ def vault_crash_test(
     Parameters
     ----------
     trace : Trace
-        A capture of `vmbk.trace.capture.vault_workload` on ext4, with payloads.
+        A capture of `vmbk.consistency.vault_workload` on ext4, with payloads.
     model : str
         One of `vmbk.consistency.crash.MODELS`.
     states : int, optional

@@ -71,7 +71,7 @@ HOST_RECIPES: Final = {
             "are backed up in whole, by checksum and by tracking, by two jobs at once and by jobs "
             "that are killed, with a restore, a check, a deletion and a rebuilt index between; "
             "each recovery point is acknowledged by a mark as soon as the backup has returned.",
-            module="vmbk.trace.capture.vault_workload",
+            module="vmbk.consistency.vault_workload",
             size=160 * MIB,  # two groups of blocks, so that there is a copy of the superblock
         ),
     )

@@ -1,6 +1,6 @@
 """The life of a vault: the program whose disk the capture ``vault`` records.
 
-``python -m vmbk.trace.capture.vault_workload`` runs on a recorded disk (`capture_host`): its vault
+``python -m vmbk.consistency.vault_workload`` runs on a recorded disk (`capture_host`): its vault
 lies there, everything else in the folder for temporary files. What vmbk acknowledges is marked
 right after the call that acknowledged it has returned:
 
@@ -46,7 +46,7 @@ VAULT: Final = "vault"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _PACK_TARGET: Final = _MIB  # so that packs of this size, which are written directly, come up
-_MODULE: Final = "vmbk.trace.capture.vault_workload"
+_MODULE: Final = "vmbk.consistency.vault_workload"
 
 
 def write_laboratory_key(path: Path) -> None:
