@@ -131,7 +131,7 @@ def since_flush(frame: pl.DataFrame) -> alt.FacetChart:
     alt = altair()
     found = _outcomes(frame, "honest", "requests_since_flush")
     edges = [1, 2, 4, 8, 16, 32, 64]
-    labels = ["0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "64 and more"]
+    labels = ["0", "1", "2–3", "4–7", "8–15", "16–31", "32–63", "≥ 64"]
     found = found.with_columns(
         since=pl.Series([labels[i] for i in np.searchsorted(
             edges, found["requests_since_flush"], side="right"
