@@ -9,6 +9,7 @@ import pytest
 
 from tests.tools import require_tool
 from vmbk.consistency import check_image, crash_points, crash_states, crash_test
+from vmbk.errors import InputError
 from vmbk.trace import Op, Trace, dataset_path, read_trace
 
 STATES = 24
@@ -100,3 +101,16 @@ def test_a_capture_without_a_database_is_judged_by_its_file_system() -> None:
     assert found.consistent
     assert {o.database for o in found} == {"none"}
     assert "replayed" in {o.filesystem for o in found}
+
+
+def test_a_disk_without_a_system_is_not_booted(capture: Trace) -> None:
+    with pytest.raises(InputError, match="no system on the disk of ext4-sqlite"):
+        crash_test(capture, states=1, boot=True)
+
+
+def test_a_program_of_ones_own_judges_each_disk(capture: Trace) -> None:
+    found = crash_test(capture, states=3, command=["test", "-s"])
+    assert [o.command for o in found] == ["passed"] * 3
+    assert found.to_dict()["command"] == {"passed": 3}
+    with pytest.raises(InputError, match="no program"):
+        crash_test(capture, states=1, command=["/nonexistent/program"])

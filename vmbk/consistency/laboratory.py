@@ -350,7 +350,13 @@ class _Judge:
         self.machine.require_tools()
         if self.boot:
             from vmbk.consistency.boot import BootChecker
+            from vmbk.trace.datasets import datasets
 
+            if not self.machine.boots and self.capture in {d.name for d in datasets()}:
+                raise InputError(
+                    f"there is no system on the disk of {self.capture} to boot",
+                    hint="use ext4-boot, or a capture of your own",
+                )
             reason = BootChecker(self.machine.filesystem).usable()
             if reason:
                 raise InputError(f"the disks cannot be booted here: {reason}")
