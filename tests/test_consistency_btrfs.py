@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from vmbk.consistency import crash_points, crash_states
 from vmbk.consistency.btrfs import BtrfsChecker, read_btrfs_files
 from vmbk.consistency.checkers import CheckContext, Checker
 from vmbk.consistency.scratch import copy_image
+from vmbk.consistency.sqlite import DatabaseSpec, SqliteChecker
 from vmbk.errors import InputError, IntegrityError
 from vmbk.trace import Trace
 from vmbk.trace.capture import Recipe, capture, file_digest
@@ -280,3 +283,24 @@ def test_noise_instead_of_trees(image: Path, tmp_path: Path) -> None:
         with suppress(IntegrityError):
             found = read_btrfs_files(image, ["/a.db", "/data/app.db"], tmp_path, timeout_s=20)
             assert all(copy.stat().st_size <= SIZE for copy in found.values())
+
+
+def test_a_database_on_btrfs_is_judged(tmp_path: Path, context: CheckContext) -> None:
+    root, image = tmp_path / "root", tmp_path / "disk.img"
+    root.mkdir()
+    with closing(sqlite3.connect(root / "data.db")) as database:
+        database.execute("CREATE TABLE commits(n INTEGER PRIMARY KEY)")
+        database.executemany("INSERT INTO commits VALUES(?)", [(1,), (2,)])
+        database.commit()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    mkfs = require_tool("mkfs.btrfs", package="btrfs-progs")
+    subprocess.run([mkfs, "-q", "--rootdir", str(root), str(image)], check=True)
+    spec = DatabaseSpec("/data.db")
+    known = replace(context, acknowledged=np.array([1, 2]))
+    assert SqliteChecker(spec, "btrfs").check(image, known).state == "clean"
+    more = replace(context, acknowledged=np.array([1, 2, 3]))
+    found = SqliteChecker(spec, "btrfs").check(image, more)
+    assert (found.state, found.commits_lost) == ("lost", 1)
+    absent = SqliteChecker(DatabaseSpec("/other.db"), "btrfs").check(image, context)
+    assert absent.state == "none"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from vmbk.consistency.checkers import CheckContext, Verdict
 from vmbk.consistency.crash import CrashPoint, crash_points, crash_states
 from vmbk.consistency.machines import Machine, capture_machine, capture_name
 from vmbk.consistency.outcome import FREEZES, Outcome, OutcomeTable
-from vmbk.consistency.scratch import copy_image, scratch_folder
+from vmbk.consistency.scratch import copy_image, judge_states, scratch_folder
 from vmbk.consistency.sqlite import DatabaseSpec
 from vmbk.consistency.states import changing_rows
 from vmbk.errors import InputError
@@ -211,31 +209,14 @@ def crash_test(
         folder = scratch_folder((count + 2) * sum(v.size or 0 for v in trace.volumes))
     states_built = crash_states(trace, points, volume=judge.volume, folder=folder)
     judge.require_tools()
-    waiting: deque[Future[Outcome]] = deque()
-    outcomes: list[Outcome] = []
-
-    def collect() -> None:
-        outcomes.append(waiting.popleft().result())
-        if on_progress is not None:
-            on_progress(1)
-
-    with (
-        tempfile.TemporaryDirectory(prefix="vmbk-check-", dir=folder) as scratch,
-        ThreadPoolExecutor(count) as pool,
-        closing(states_built) as built,
-    ):
-        for state in built:
-            place = Path(scratch) / f"state-{state.point.index}"
-            place.mkdir()
-            copies = {name: place / f"{i}.img" for i, name in enumerate(state.images)}
-            for name, copy in copies.items():
-                copy_image(state.images[name], copy)
-            digest = f"{state.digest:016x}"
-            waiting.append(pool.submit(judge.judge, copies, place, state.point, digest))
-            if len(waiting) > count:  # one copy waits while the others are checked
-                collect()
-        while waiting:
-            collect()
+    with closing(states_built):
+        outcomes = judge_states(
+            states_built,
+            lambda state, copies, place: judge.judge(
+                copies, place, state.point, f"{state.digest:016x}"
+            ),
+            workers=count, folder=folder, on_progress=on_progress,
+        )  # fmt: skip
     return OutcomeTable(tuple(sorted(outcomes, key=lambda o: (o.row, o.index))))
 
 
@@ -368,7 +349,7 @@ class _Judge:
     def judge(
         self, images: Mapping[str, Path], folder: Path, point: CrashPoint, digest: str
     ) -> Outcome:
-        """Run the checkers on scratch copies, and remove them."""
+        """Run the checkers on scratch copies."""
         image = images[self.system] if self.system in images else next(iter(images.values()))
         others = {name: path for name, path in images.items() if path != image}
         context = self.marks.context(point.row, folder, others=others)
@@ -391,8 +372,6 @@ class _Judge:
         if self.command is not None:
             verdicts.append(self._commander().check(image, context))
             commanded = verdicts[-1].state
-        for path in images.values():
-            path.unlink(missing_ok=True)
         freeze = ""
         if point.model == SNAPSHOT:
             freeze = dict(self.marks.snapshots)[point.row]

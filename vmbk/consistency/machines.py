@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from vmbk.consistency.checkers import CheckContext, Checker
 from vmbk.consistency.postgresql import PostgresChecker, PostgresSpec
 from vmbk.consistency.sqlite import DatabaseSpec, DatabaseVerdict, Invariant, SqliteChecker
-from vmbk.errors import InputError, VmbkError
+from vmbk.errors import InputError
 
 if TYPE_CHECKING:
     from vmbk.trace.table import Trace
@@ -90,7 +90,7 @@ class Machine:
                 tool.find()
             reason = checker.usable() if hasattr(checker, "usable") else None
             if reason:
-                raise VmbkError(reason)
+                raise InputError(reason)
 
 
 _SQLITE: Final = Machine(database=DatabaseSpec("/data.db", invariant=_ACCOUNTS))

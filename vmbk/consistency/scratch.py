@@ -6,10 +6,20 @@ import errno
 import fcntl
 import os
 import re
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from vmbk.errors import InputError, NotFoundError, StorageError
+
+if TYPE_CHECKING:
+    from vmbk.consistency.crash import CrashState
+
+T = TypeVar("T")
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h: share all blocks of another file
 _NO_REFLINK: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS}
@@ -66,6 +76,67 @@ def copy_image(source: Path, target: Path) -> None:
                 _copy_data(reader.fileno(), writer.fileno())
     except OSError as error:
         raise StorageError(f"cannot copy {str(source)!r}: {error.strerror}") from error
+
+
+def judge_states(
+    built: Iterable[CrashState],
+    judge: Callable[[CrashState, Mapping[str, Path], Path], T],
+    *,
+    workers: int,
+    folder: Path | None,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[T]:
+    """Judge scratch copies of crash states by several threads, in the order of the states.
+
+    Parameters
+    ----------
+    built : iterable of CrashState
+        Each is valid until the next is asked for, so it is copied at once.
+    judge : callable
+        Called with the state, of which only the point and the digest still count, the copies of
+        its images by their names, and a folder of its own. The copies are removed after it.
+    workers : int
+        How many states are judged at once.
+    folder : Path or None
+        Where the copies are made; the system's temporary folder where None.
+    on_progress : callable, optional
+        Called with 1 after each state, in the calling thread.
+
+    Raises
+    ------
+    StorageError
+        If the scratch space is full.
+    """
+    waiting: deque[Future[T]] = deque()
+    found: list[T] = []
+
+    def run(state: CrashState, copies: Mapping[str, Path], place: Path) -> T:
+        try:
+            return judge(state, copies, place)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)  # what is left goes with the folder above
+
+    def collect() -> None:
+        found.append(waiting.popleft().result())
+        if on_progress is not None:
+            on_progress(1)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="vmbk-check-", dir=folder) as scratch,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        for number, state in enumerate(built):
+            place = Path(scratch) / f"state-{number}"
+            place.mkdir()
+            copies = {name: place / f"{i}.img" for i, name in enumerate(state.images)}
+            for name, copy in copies.items():
+                copy_image(state.images[name], copy)
+            waiting.append(pool.submit(run, state, copies, place))
+            if len(waiting) > workers:  # one copy waits while the others are judged
+                collect()
+        while waiting:
+            collect()
+    return found
 
 
 def _reflink(source: int, target: int) -> bool:

@@ -130,7 +130,7 @@ class DatabaseVerdict(Verdict):
 
 @dataclass(frozen=True)
 class SqliteChecker:
-    """Judges a SQLite database on an ext4 or xfs image; the rule is in the module.
+    """Judges a SQLite database on an ext4, xfs or btrfs image; the rule is in the module.
 
     Python's own SQLite opens a scratch copy with an untrusted schema, a bound on the size of a
     value, and a progress handler that ends it when its time is up.
@@ -188,16 +188,19 @@ class SqliteChecker:
     def _extract(self, image: Path, suffix: str, folder: Path, timeout_s: float) -> bool:
         """Copy the file out of the image as ``database`` + ``suffix``; False where it is absent."""
         path, target = self.database.path + suffix, folder / f"database{suffix}"
-        if self.filesystem == "xfs":
-            return _extract_xfs(image, path, target, timeout_s)
+        if self.filesystem != "ext4":
+            return _extract_from(self.filesystem, image, path, target, timeout_s)
         return extract_file(image, path, target, timeout_s)
 
 
-def _extract_xfs(image: Path, path: str, copy: Path, timeout_s: float) -> bool:
+def _extract_from(filesystem: str, image: Path, path: str, copy: Path, timeout_s: float) -> bool:
+    """The same for the other file systems."""
+    from vmbk.consistency.btrfs import read_btrfs_files
     from vmbk.consistency.xfs import read_xfs_files
 
+    read = {"xfs": read_xfs_files, "btrfs": read_btrfs_files}[filesystem]
     try:
-        found = read_xfs_files(image, [path], copy.parent, timeout_s=timeout_s)
+        found = read(image, [path], copy.parent, timeout_s=timeout_s)
     except IntegrityError as error:
         raise UnreadableError(error.message) from error
     if path in found:

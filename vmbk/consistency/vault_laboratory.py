@@ -7,19 +7,17 @@ e2fsck, and then `VaultChecker` opens the vault and restores every point.
 from __future__ import annotations
 
 import os
-import tempfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmbk.consistency.crash import CrashPoint, crash_points, crash_states
+from vmbk.consistency.crash import CrashPoint, CrashState, crash_points, crash_states
 from vmbk.consistency.ext4 import Ext4Checker
 from vmbk.consistency.laboratory import TIMEOUT_S
-from vmbk.consistency.scratch import scratch_folder
+from vmbk.consistency.scratch import judge_states, scratch_folder
 from vmbk.consistency.vault_checker import VaultChecker, VaultMarks
 from vmbk.display import table
 from vmbk.errors import InputError
@@ -182,39 +180,23 @@ def vault_crash_test(
     for tool in (*Ext4Checker().tools, *checkers[False].tools):
         tool.find()
     every = {points[i * len(points) // resume].index for i in range(min(resume, len(points)))}
-    waiting: deque[Future[VaultOutcome]] = deque()
-    outcomes: list[VaultOutcome] = []
 
-    def collect() -> None:
-        outcomes.append(waiting.popleft().result())
-        if on_progress is not None:
-            on_progress(1)
+    def judge(state: CrashState, copies: Mapping[str, Path], place: Path) -> VaultOutcome:
+        (image,) = copies.values()
+        return _judge(image, place, marks, checkers[state.point.index in every], state.point)
 
-    with (
-        tempfile.TemporaryDirectory(prefix="vmbk-check-", dir=folder) as scratch,
-        ThreadPoolExecutor(count) as pool,
-        closing(built),
-    ):
-        for number, state in enumerate(built):
-            copy = Path(scratch) / f"state-{number}.img"
-            state.copy_to(copy)
-            checker = checkers[state.point.index in every]
-            waiting.append(pool.submit(_judge, copy, marks, checker, state.point))
-            if len(waiting) > count:  # one copy waits while the others are checked
-                collect()
-        while waiting:
-            collect()
+    with closing(built):
+        outcomes = judge_states(built, judge, workers=count, folder=folder, on_progress=on_progress)
     return VaultOutcomes(tuple(sorted(outcomes, key=lambda o: o.index)))
 
 
 def _judge(
-    image: Path, marks: VaultMarks, checker: VaultChecker, point: CrashPoint
+    image: Path, folder: Path, marks: VaultMarks, checker: VaultChecker, point: CrashPoint
 ) -> VaultOutcome:
-    """Run the checkers on a scratch copy and remove it."""
-    context = marks.context(point.row, image.parent, TIMEOUT_S)
+    """Run the checkers on a scratch copy."""
+    context = marks.context(point.row, folder, TIMEOUT_S)
     filesystem = Ext4Checker().check(image, context)
     found = checker.check(image, context)
-    image.unlink()
     return VaultOutcome(
         index=point.index,
         row=point.row,
