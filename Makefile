@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help study power-cuts test bench bench-check bench-traces bench-peers lab lint clean
+.PHONY: help study power-cuts calibration test bench bench-check bench-traces bench-peers lab lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ study: $(VENV)/.ready  ## set everything up, run the main job, print the table
 
 power-cuts: $(VENV)/.ready  ## judge crash states by the thousand anew, for notebooks/06_consistency
 	$(BIN)/python -m vmbk.study.power_cuts --out notebooks
+
+calibration: $(VENV)/.ready  ## measure anew what dispersion costs, on a quiet machine, some minutes
+	$(BIN)/python -m vmbk.study.calibration --out notebooks
 
 test: $(VENV)/.ready  ## set everything up, pass the checks and the tests, notebooks included
 	$(BIN)/ruff check .

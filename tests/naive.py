@@ -1176,3 +1176,13 @@ def follow_states(
 
 def changed_sectors(touched: Sequence[int], owner: Sequence[int], held: Sequence[int]) -> set[int]:
     return {sector for sector in touched if owner[sector] != held[sector]}
+
+
+# --- Fleets --------------------------------------------------------------------------------------
+
+
+def simulate_fleet(plan: object) -> object:
+    """Jobs of a fleet, by the readable engine."""
+    from vmbk.service.reference import simulate_reference
+
+    return simulate_reference(plan, parts=True)

@@ -17,13 +17,16 @@ _PUBLIC = {
     "BackupResult": "vmbk.pipeline.results",
     "BlockDigests": "vmbk.detect.digests",
     "ChangeSet": "vmbk.detect.changes",
-    "Fleet": "vmbk.study.chance",
     "Chunking": "vmbk.content.chunking",
+    "Fleet": "vmbk.study.chance",
+    "MarsAgent": "vmbk.service.mars",
     "PointDisk": "vmbk.pipeline.point_disk",
     "RawDisk": "vmbk.disk.raw",
     "RecoveryPoint": "vmbk.vault",
     "RestoreResult": "vmbk.pipeline.results",
+    "Scenario": "vmbk.service.scenario",
     "Settings": "vmbk.detect.changes",
+    "Simulation": "vmbk.service.simulation",
     "Spec": "vmbk.trace.synthesis",
     "Trace": "vmbk.trace.table",
     "Vault": "vmbk.vault",
@@ -55,6 +58,7 @@ _PUBLIC = {
     "measure": "vmbk.trace.metrics.windows",
     "measure_all_pairs": "vmbk.study.misses",
     "measure_updates": "vmbk.study.misses",
+    "objectives": "vmbk.service.objectives",
     "profile": "vmbk.trace.metrics.requests",
     "read_trace": "vmbk.trace.store",
     "regions": "vmbk.trace.metrics.regions",
@@ -63,8 +67,10 @@ _PUBLIC = {
     "restore": "vmbk.pipeline.restore",
     "run_lengths": "vmbk.trace.metrics.windows",
     "run_study": "vmbk.study_job",
+    "simulate": "vmbk.service.simulation",
     "spatial": "vmbk.trace.metrics.working_set",
     "study_captures": "vmbk.study.rewrites",
+    "sweep": "vmbk.study.sweep",
     "synthesise": "vmbk.trace.synthesis",
     "updates": "vmbk.trace.metrics.updates",
     "working_set": "vmbk.trace.metrics.working_set",
@@ -92,12 +98,18 @@ if TYPE_CHECKING:
     from vmbk.pipeline.restore import restore as restore
     from vmbk.pipeline.results import BackupResult as BackupResult
     from vmbk.pipeline.results import RestoreResult as RestoreResult
+    from vmbk.service.mars import MarsAgent as MarsAgent
+    from vmbk.service.objectives import objectives as objectives
+    from vmbk.service.scenario import Scenario as Scenario
+    from vmbk.service.simulation import Simulation as Simulation
+    from vmbk.service.simulation import simulate as simulate
     from vmbk.study.chance import Fleet as Fleet
     from vmbk.study.chance import bits_needed as bits_needed
     from vmbk.study.chance import fleet_year as fleet_year
     from vmbk.study.misses import measure_all_pairs as measure_all_pairs
     from vmbk.study.misses import measure_updates as measure_updates
     from vmbk.study.rewrites import study_captures as study_captures
+    from vmbk.study.sweep import sweep as sweep
     from vmbk.study_job import run_study as run_study
     from vmbk.trace.capture import capture as capture
     from vmbk.trace.capture.host import capture_host as capture_host

@@ -8,7 +8,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vmbk.charts.report import write_report
 from vmbk.errors import InputError, StorageError
@@ -23,6 +23,8 @@ def run_study(
     config: StudyConfig | str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str] | None = "results",
+    executor: Any = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> StudyResult:
     """Run a study and write its results and its report.
 
@@ -33,6 +35,11 @@ def run_study(
     out : path or None
         Folder for ``results.parquet``, ``outcomes.parquet`` and ``report.html``; None writes
         nothing.
+    executor : Executor, distributed.Client or int, optional
+        What runs the experiments side by side, such as a number of processes; serially without it.
+        Timings are longer and noisier then, everything else is the same.
+    store : path, optional
+        Folder that keeps finished experiments: a study that was stopped goes on from there.
 
     Returns
     -------
@@ -50,7 +57,7 @@ def run_study(
     if not isinstance(config, StudyConfig):
         config = read_config(config)
     folder = None if out is None else _output_folder(Path(out))
-    result = run_grid(config)
+    result = run_grid(config, executor=executor, store=store)
     if folder is None:
         return result
     result = write_results(result, folder)

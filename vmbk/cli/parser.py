@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from vmbk.cli import bench, dataset, export, metrics, study, synth, trace, vault
+from vmbk.cli import bench, dataset, export, metrics, service, study, synth, trace, vault
 from vmbk.cli.reply import Reply
 from vmbk.errors import InputError
 from vmbk.units import parse_duration, parse_size, quoted
@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     _dataset_commands(commands)
     _vault_commands(commands)
     _crash_command(commands)
+    _service_commands(commands)
     p = _add(
         commands, "bench", bench.bench, "run the benchmarks: ratios to baselines of the same run"
     )
@@ -174,6 +175,15 @@ def _study_command(commands: Any) -> None:
     p.add_argument(
         "--out", default="results", metavar="DIR",
         help="folder for results.parquet, outcomes.parquet and report.html (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--jobs", type=_whole(1, 256), default=1, metavar="N",
+        help="experiments that run side by side, each in a process; timings are noisier then, so "
+        "that times should be compared with the default of 1",
+    )  # fmt: skip
+    p.add_argument(
+        "--store", metavar="DIR",
+        help="folder that keeps finished experiments, so that a study that was stopped goes on",
     )  # fmt: skip
 
 
@@ -498,3 +508,51 @@ def _crash_command(commands: Any) -> None:
         help="a program of your own that judges each disk as well: it gets the path of a scratch "
         "copy; 0 is passed, 1 failed",
     )  # fmt: skip
+
+
+def _service_commands(commands: Any) -> None:
+    verbs = _group(commands, "service", "model the service: how long, how much, why")
+    p = _scenario(verbs, "simulate", service.simulate, "simulate a fleet's backup jobs")
+    p.add_argument(
+        "--engine", choices=("fast", "reference"), default="fast",
+        help="the readable engine makes the same jobs a hundred times slower "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--out", metavar="FILE", help="write all jobs to this .parquet file")
+    p = _scenario(verbs, "cost", service.cost, "estimate what a fleet's protection costs")
+    p.add_argument(
+        "--months", type=_whole(1, 1200), default=12, metavar="N",
+        help="over so many months (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--first-month", type=_whole(0, 1199), default=0, metavar="N",
+        help="after so many months of protection (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--redundancy", choices=("LRS", "ZRS", "GRS", "RA-GRS"), help="of all vaults")
+    p.add_argument("--prices", metavar="FILE", help="your price list, a .toml file")
+    p.add_argument(
+        "--soft-delete", type=_whole(0, 180), default=14, metavar="DAYS",
+        help="days that deleted data are kept (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--reading", action="append", default=[], metavar="TOPIC=READING",
+        help="how a conflict of the documents is read, such as instance=half; repeatable",
+    )  # fmt: skip
+
+
+def _scenario(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], Reply], doc: str, more: str = ""
+) -> _Parser:
+    """A command about a scenario."""
+    p = _add(verbs, name, run, doc, more)
+    p.add_argument(
+        "scenario", metavar="SCENARIO",
+        help="TOML file that declares a fleet, or the name of a shipped one, such as small-company",
+    )  # fmt: skip
+    p.add_argument(
+        "--days", type=_whole(1, 3660), metavar="N", help="so many instead of the declared ones"
+    )
+    p.add_argument(
+        "--seed", type=_whole(0, MOST_SEED), metavar="S", help="instead of the declared seed"
+    )
+    return p

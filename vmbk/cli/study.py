@@ -17,7 +17,8 @@ def study(args: argparse.Namespace) -> Reply:
     """Run a study."""
     from vmbk.study_job import run_study
 
-    done = run_study(args.config, out=args.out)
+    jobs = args.jobs if args.jobs != 1 else None  # one after the other needs no other process
+    done = run_study(args.config, out=args.out, executor=jobs, store=args.store)
     reply = done.to_dict()
     if not done.verified:
         reply["_exit"] = IntegrityError.exit_code

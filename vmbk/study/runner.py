@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from vmbk.progress import progress
 from vmbk.provenance import provenance
 from vmbk.study.config import Cell, Interval, StudyConfig
 from vmbk.study.results import RUN_LENGTH_CLASSES, SCHEMA, StudyResult
+from vmbk.study.sweep import sweep
 from vmbk.trace.datasets import open_trace
 from vmbk.trace.schema import Op
 from vmbk.trace.table import Trace
@@ -63,13 +65,36 @@ class _Oracle:
         return not (self.sectors & ~found).any()
 
 
-def run_grid(config: StudyConfig) -> StudyResult:
-    """Run every experiment of a study, and its crash states; nothing is written.
+@dataclass(frozen=True)
+class Experiment:
+    """A cell of the grid for a sweep: with all that its rows depend on."""
+
+    cell: Cell
+    dataset_digest: str
+    seed: int
+
+
+def run_grid(
+    config: StudyConfig,
+    *,
+    executor: Any = None,
+    store: str | os.PathLike[str] | None = None,
+) -> StudyResult:
+    """Run every experiment of a study, and its crash states; nothing else is written.
 
     Parameters
     ----------
     config : StudyConfig
         What to run.
+    executor : Executor, distributed.Client or int, optional
+        What runs the experiments side by side; see `vmbk.study.sweep.sweep`. Without it one runs
+        after the other. The rows are those of a serial run, but for the seconds: experiments side
+        by side share cores and disks, so that their timings are longer and noisier. To compare
+        times, run serially. (``stored_bytes`` differs a little between any two runs, because keys
+        and times are random to a compressor.)
+    store : path, optional
+        Folder that keeps finished experiments, so that a study that was stopped goes on from there.
+        Their timings are of when they ran.
 
     Returns
     -------
@@ -94,16 +119,64 @@ def run_grid(config: StudyConfig) -> StudyResult:
         for name, interval in product(config.datasets, config.interval)
     }
     cells = config.cells()
-    rows: list[dict[str, Any]] = []
     with progress("study", len(cells), unit="experiments") as advance:
-        for cell in cells:
-            rows += run_cell(cell, traces[cell.dataset], config, stops[cell.dataset, cell.interval])
-            advance(1)
+        if executor is None and store is None:
+            found: list[dict[str, Any]] = []
+            for cell in cells:
+                stop = stops[cell.dataset, cell.interval]
+                found += run_cell(cell, traces[cell.dataset], config, stop)
+                advance(1)
+            rows = pl.DataFrame(found, schema=SCHEMA)
+        else:
+            experiments = [Experiment(c, traces[c.dataset].digest, config.seed) for c in cells]
+            swept = sweep(
+                run_experiment, experiments, store=store, executor=executor, seed=config.seed,
+                on_progress=advance,
+            ).check().rows  # fmt: skip
+            # A stored experiment may be of another declaration that has it as well.
+            rows = swept.with_columns(config_digest=pl.lit(config.digest)).select(
+                pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
+            )
     outcomes, notes = _crash(config, traces)
     return StudyResult(
-        rows=pl.DataFrame(rows, schema=SCHEMA), outcomes=outcomes, notes=notes,
-        seconds=time.perf_counter() - started,
+        rows=rows, outcomes=outcomes, notes=notes, seconds=time.perf_counter() - started
+    )
+
+
+def run_experiment(experiment: Experiment, seed: int) -> pl.DataFrame:
+    """Run one experiment wherever a sweep has it run.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    seed : int
+        Of the cell; not used: all experiments of a study replay with the study's own seed, so that
+        they differ in nothing but what the grid says.
+
+    Returns
+    -------
+    polars.DataFrame
+        A row a backup, with the columns of a study's results.
+
+    Raises
+    ------
+    InputError
+        If this machine has another data set of that name.
+    """
+    cell = experiment.cell
+    trace = open_trace(cell.dataset)
+    if trace.digest != experiment.dataset_digest:
+        raise InputError(
+            f"the data set {quoted(cell.dataset)} is not the one that the study was started with",
+            hint="every worker needs the same files",
+        )
+    alone = StudyConfig(
+        datasets=(cell.dataset,), detectors=(cell.detector,),
+        block_size=(cell.settings.block_size,), sub_block_size=(cell.settings.sub_block_size,),
+        interval=(cell.interval,), seed=experiment.seed,
     )  # fmt: skip
+    rows = run_cell(cell, trace, alone, backup_requests(trace, cell.interval))
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def _check_volumes(name: str, trace: Trace) -> None:

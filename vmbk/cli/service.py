@@ -1,0 +1,175 @@
+"""The service model: how long, how much, why."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vmbk.cli.reply import Reply, grid, lines
+from vmbk.errors import InputError
+from vmbk.units import format_duration, format_size, quoted
+
+if TYPE_CHECKING:
+    from vmbk.service.cost import CostEstimate
+    from vmbk.service.cost_tables import CostTable
+    from vmbk.service.objectives import Objectives
+    from vmbk.service.scenario import Scenario
+    from vmbk.service.simulation import Simulation
+
+MOST_JOBS: Final = 10_000
+"""Jobs in a reply; --out writes all of them."""
+
+SHOWN: Final = 12
+"""Rows that people see."""
+
+
+def simulate(args: argparse.Namespace) -> Reply:
+    """Run a scenario, tell its jobs."""
+    from vmbk.service.objectives import objectives
+    from vmbk.service.plan import DAY
+    from vmbk.service.simulation import simulate
+
+    _check_table(args.out)
+    found = simulate(_scenario(args), engine=args.engine)
+    jobs = found.jobs
+    reply: Reply = found.to_dict()
+    reply["job_count"] = reply.pop("jobs")
+    reply["jobs"] = jobs.head(MOST_JOBS).to_dicts()
+    reply["jobs_left_out"] = max(len(jobs) - MOST_JOBS, 0)
+    goals = objectives(jobs, end=found.scenario.days * DAY)
+    reply["objectives"] = goals.to_dict()
+    if args.out:
+        jobs.write_parquet(args.out)
+        reply["out"] = args.out
+    reply["_text"] = _simulate_text(found, reply) + f"\n\n{_objectives_text(goals)}"
+    return reply
+
+
+def _scenario(args: argparse.Namespace) -> Scenario:
+    """The scenario, with what the command line replaces of it."""
+    from dataclasses import replace
+
+    from vmbk.service.scenario import Scenario
+
+    scenario = Scenario.load(args.scenario)
+    changes = {k: v for k in ("days", "seed") if (v := getattr(args, k, None)) is not None}
+    return replace(scenario, **changes)
+
+
+def _check_table(path: str | None) -> None:
+    if path and Path(path).suffix != ".parquet":
+        raise InputError(f"--out {quoted(path)}: jobs are written as a .parquet file")
+
+
+def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
+    from vmbk.service.simulation import spread_text
+
+    total = sum(reply["parts_s"].values()) or 1.0
+    numbers = found.scenario.profile.numbers
+    parts = sorted(reply["parts_s"].items(), key=lambda part: -part[1])
+    states = ", ".join(f"{n:,} {state}" for state, n in reply["states"].items())
+    labels = ", ".join(f"{n:,} {label}" for label, n in reply["labels"].items())
+    causes = ", ".join(f"{cause} {n:,}" for cause, n in list(reply["causes"].items())[:4])
+    rows = [
+        ("scenario", f"{found.scenario.name}, profile {found.scenario.profile.name}, "
+         f"{reply['vms']:,} VMs, {reply['days']} days"),
+        ("jobs", f"{reply['job_count']:,}: {states}"),
+        ("consistency", labels or "no point"),
+        ("failures", causes or "none"),
+        ("first backup", spread_text(reply["first_backup_s"])),
+        ("incremental", spread_text(reply["incremental_s"])),
+        ("of which", ", ".join(f"{name} {s / total:.0%}" for name, s in parts if s >= total / 200)),
+        ("too late", f"{reply['late']:,} incrementals over {numbers['late']}, "
+         f"{reply['slow']:,} over {numbers['slow']}"),
+        ("sent, read", f"{format_size(reply['sent_bytes'])}, {format_size(reply['read_bytes'])}"),
+        ("simulated in", format_duration(found.seconds)),
+    ]  # fmt: skip
+    if not reply["accounts"]:
+        return lines(rows)
+    header = ("account", "egress of limit", "requests of limit", "throttled")
+    table = [
+        (a["account"], f"{a['peak_egress'] / a['egress']:.0%}",
+         f"{a['peak_requests'] / a['requests']:.0%}", format_duration(a["throttled_ns"] / 1e9))
+        for a in reply["accounts"][:SHOWN]
+    ]  # fmt: skip
+    return f"{lines(rows)}\n\n{grid(header, table)}"
+
+
+def _objectives_text(goals: Objectives) -> str:
+    """How old the newest point would be after a disaster at a random moment."""
+    header = ("recovery point objective", "half within", "95 % within", "at most", "above target")
+    rows = []
+    for tier in ("any", "vault", "secondary"):
+        row = goals.of(tier)
+        if row["max"] is None:
+            continue
+        times = [format_duration(row[k] / 1e9) for k in ("p50", "p95", "max")]
+        rows.append((_TIERS[tier], *times, f"{row['above']:.1%}"))
+    return grid(header, rows) if rows else "no recovery point"
+
+
+_TIERS: Final = {
+    "any": "machine lost", "vault": "machine and snapshots lost", "secondary": "region lost",
+}  # fmt: skip
+
+
+def cost(args: argparse.Namespace) -> Reply:
+    """What a scenario's fleet costs."""
+    from vmbk.service.charges import cost_vms
+    from vmbk.service.cost import estimate
+    from vmbk.service.cost_rules import Readings
+    from vmbk.service.cost_tables import by_redundancy, leaving
+    from vmbk.service.prices import Prices
+
+    vms = cost_vms(_scenario(args))
+    prices = Prices.load(args.prices)
+    readings = Readings.parse(_pairs(args.reading), "--reading")
+    found = estimate(vms, prices, args.redundancy, readings, args.months, args.first_month)
+    choices = by_redundancy(vms, prices, readings, args.months, args.first_month)
+    left = leaving(vms, prices, max(args.first_month + args.months, 1), 12, args.soft_delete,
+                   readings, args.redundancy)  # fmt: skip
+    reply: Reply = found.to_dict()
+    reply["redundancy"] = choices.to_dict()
+    reply["leaving"] = left.to_dict()
+    reply["protected_bytes"] = sum(
+        vm.count * sum(disk.used for disk in vm.instance_disks) for vm in vms
+    )
+    reply["_text"] = _cost_text(found, choices, left, reply["protected_bytes"])
+    return reply
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """``name=value`` words as a table."""
+    table = {}
+    for word in given:
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise InputError(f"--reading {quoted(word)} is not written as topic=reading")
+        table[name] = value
+    return table
+
+
+def _cost_text(
+    found: CostEstimate, choices: CostTable, left: CostTable, protected_bytes: int
+) -> str:
+    unit = found.prices.currency
+    rows = [
+        ("prices", f"{found.prices.title}, {found.prices.date}, {unit}"),
+        ("protected", f"{format_size(protected_bytes)} on the first day, "
+         f"{found.mean_instances:.1f} instances"),
+        ("months", f"{found.months} from month {found.first_month + 1}"),
+        ("a month", f"{found.a_month:,.2f} {unit}"),
+        *((f"  {name}", f"{amount / found.months:,.2f}") for name, amount in found.by_part),
+        ("in all", f"{found.total:,.2f} {unit}"),
+    ]  # fmt: skip
+    if found.assumed:
+        rows.append(("assumed", ", ".join(found.assumed) + ": no document has these prices"))
+    tables = [
+        grid(
+            (table.what, f"{table.title}, {unit}"),
+            [(row.choice, f"{row.total:,.2f}") for row in table.rows],
+        )
+        for table in (choices, left)
+    ]
+    return "\n\n".join([lines(rows), *tables])
