@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import fleets
 from vmbk.units import GIB, KIB, MIB
 
 TIB = 1024 * GIB
@@ -508,6 +509,9 @@ CASES = (
     Case("text content", "memcpy", lambda share: filling(share, 100)),
     Case("checksum of an unchanged image", "cat", checksum, 1 / 2.5, rounds=7),
     Case("crash-state distance: epochs on 1 TiB", "the same on 16 MiB", crash_distance, rounds=5),
+    Case("a fleet's jobs: fast engine", "SimPy, to be read", fleets.beside_reference, 100,
+         rounds=3),
+    Case("10,000 VMs for a year", "100 VMs, a hundred times", fleets.year, rounds=2),
     Case("first call in a fresh process", "import numpy", first_call),
     Case("first call on a machine: compiling", "import numba", compiling, rounds=3),
 )  # fmt: skip

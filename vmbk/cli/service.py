@@ -26,8 +26,7 @@ SHOWN: Final = 12
 
 def simulate(args: argparse.Namespace) -> Reply:
     """Run a scenario, tell its jobs."""
-    from vmbk.service.objectives import objectives
-    from vmbk.service.plan import DAY
+    from vmbk.service.recovery import recovery
     from vmbk.service.simulation import simulate
 
     _check_table(args.out)
@@ -37,7 +36,7 @@ def simulate(args: argparse.Namespace) -> Reply:
     reply["job_count"] = reply.pop("jobs")
     reply["jobs"] = jobs.head(MOST_JOBS).to_dicts()
     reply["jobs_left_out"] = max(len(jobs) - MOST_JOBS, 0)
-    goals = objectives(jobs, end=found.scenario.days * DAY)
+    goals = recovery(found)
     reply["objectives"] = goals.to_dict()
     if args.out:
         jobs.write_parquet(args.out)
@@ -97,7 +96,9 @@ def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
 
 
 def _objectives_text(goals: Objectives) -> str:
-    """How old the newest point would be after a disaster at a random moment."""
+    """What a disaster at a random moment would cost: lost work, and time."""
+    import polars as pl
+
     header = ("recovery point objective", "half within", "95 % within", "at most", "above target")
     rows = []
     for tier in ("any", "vault", "secondary"):
@@ -106,11 +107,26 @@ def _objectives_text(goals: Objectives) -> str:
             continue
         times = [format_duration(row[k] / 1e9) for k in ("p50", "p95", "max")]
         rows.append((_TIERS[tier], *times, f"{row['above']:.1%}"))
-    return grid(header, rows) if rows else "no recovery point"
+    if not rows:
+        return "no recovery point"
+    back = [
+        (_LOST[row["disaster"]], *(format_duration(row[k] / 1e9) for k in ("p50", "p95", "max")),
+         f"{1 - row['restorable']:.1%}")
+        for row in goals.restore.filter(pl.col("vm").is_null()).iter_rows(named=True)
+        if row["max"] is not None
+    ]  # fmt: skip
+    told = grid(header, rows)
+    if back:
+        header = ("recovery time objective", *header[1:4], "nothing to restore")
+        told += f"\n\n{grid(header, back)}"
+    return told
 
 
 _TIERS: Final = {
     "any": "machine lost", "vault": "machine and snapshots lost", "secondary": "region lost",
+}  # fmt: skip
+_LOST: Final = {
+    "machine": _TIERS["any"], "snapshots": _TIERS["vault"], "region": _TIERS["secondary"],
 }  # fmt: skip
 
 
