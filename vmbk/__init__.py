@@ -32,6 +32,7 @@ _PUBLIC = {
     "Vault": "vmbk.vault",
     "VmbkError": "vmbk.errors",
     "activity": "vmbk.trace.metrics.requests",
+    "advise": "vmbk.service.advice",
     "backup": "vmbk.pipeline.backup",
     "bits_needed": "vmbk.study.chance",
     "capture": "vmbk.trace.capture",
@@ -46,6 +47,7 @@ _PUBLIC = {
     "dataset_path": "vmbk.trace.datasets",
     "datasets": "vmbk.trace.datasets",
     "dispersion": "vmbk.trace.metrics.windows",
+    "estimate_cost": "vmbk.service.charges",
     "explain": "vmbk.trace.explain",
     "export_trace": "vmbk.trace.export",
     "fit": "vmbk.trace.synthesis",
@@ -58,9 +60,10 @@ _PUBLIC = {
     "measure": "vmbk.trace.metrics.windows",
     "measure_all_pairs": "vmbk.study.misses",
     "measure_updates": "vmbk.study.misses",
-    "objectives": "vmbk.service.objectives",
+    "plan_schedule": "vmbk.service.planner",
     "profile": "vmbk.trace.metrics.requests",
     "read_trace": "vmbk.trace.store",
+    "recovery": "vmbk.service.recovery",
     "regions": "vmbk.trace.metrics.regions",
     "replay": "vmbk.disk.replay",
     "request_sizes": "vmbk.trace.metrics.requests",
@@ -98,8 +101,11 @@ if TYPE_CHECKING:
     from vmbk.pipeline.restore import restore as restore
     from vmbk.pipeline.results import BackupResult as BackupResult
     from vmbk.pipeline.results import RestoreResult as RestoreResult
+    from vmbk.service.advice import advise as advise
+    from vmbk.service.charges import estimate_cost as estimate_cost
     from vmbk.service.mars import MarsAgent as MarsAgent
-    from vmbk.service.objectives import objectives as objectives
+    from vmbk.service.planner import plan_schedule as plan_schedule
+    from vmbk.service.recovery import recovery as recovery
     from vmbk.service.scenario import Scenario as Scenario
     from vmbk.service.simulation import Simulation as Simulation
     from vmbk.service.simulation import simulate as simulate

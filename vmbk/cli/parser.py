@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from vmbk.cli import bench, dataset, export, metrics, service, study, synth, trace, vault
+from vmbk.cli import bench, dataset, examples, export, metrics, service, study, synth, trace, vault
 from vmbk.cli.reply import Reply
 from vmbk.errors import InputError
 from vmbk.units import parse_duration, parse_size, quoted
@@ -394,7 +394,8 @@ def check_output(args: argparse.Namespace) -> None:
     InputError
         If the file to write exists and ``--force`` was not given.
     """
-    if "force" in args and not args.force and os.path.lexists(args.output):
+    wanted = "force" in args and args.output is not None
+    if wanted and not args.force and os.path.lexists(args.output):
         raise InputError(
             f"{quoted(args.output)} exists already",
             hint="choose another name, or replace it with --force",
@@ -519,6 +520,38 @@ def _service_commands(commands: Any) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     p.add_argument("--out", metavar="FILE", help="write all jobs to this .parquet file")
+    p = _scenario(
+        verbs, "plan", service.plan, "find a better schedule, and simulate it beside the old one",
+        "Times that are busy, accounts at their limits and long waits are avoided; what is not "
+        "better when it is simulated is not proposed.",
+    )  # fmt: skip
+    p.add_argument(
+        "--window", metavar="HH:MM-HH:MM",
+        help="in which backups may be scheduled (default: off-peak hours)",
+    )  # fmt: skip
+    p.add_argument(
+        "--step", default="30m", metavar="TIME", help="times are multiples of it (%(default)s)"
+    )
+    p.add_argument(
+        "--move-disks", choices=("accounts", "managed", "none"), default="accounts",
+        help="disks may move to other accounts, become managed, or stay (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("-o", "--output", metavar="FILE", help="write the changes as TOML")
+    p.add_argument("--force", action="store_true", help="replace FILE where it exists")
+    p = _scenario(
+        verbs, "advise", service.advise,
+        "check best practices, and simulate what following each would bring",
+    )  # fmt: skip
+    p.add_argument("--no-effects", action="store_true", help="check only: simulate nothing")
+    p.add_argument(
+        "--only", action="append", default=[], metavar="RULE", help="this rule; repeatable"
+    )
+    p = _scenario(verbs, "explain", service.explain, "say why one job was large, or slow")
+    p.add_argument("--vm", required=True, metavar="NAME", help="the VM")
+    p.add_argument(
+        "--job", type=_whole(0, MOST_STATES), default=1, metavar="N",
+        help="the first one is 0 (default: %(default)s)",
+    )  # fmt: skip
     p = _scenario(verbs, "cost", service.cost, "estimate what a fleet's protection costs")
     p.add_argument(
         "--months", type=_whole(1, 1200), default=12, metavar="N",
@@ -537,6 +570,14 @@ def _service_commands(commands: Any) -> None:
     p.add_argument(
         "--reading", action="append", default=[], metavar="TOPIC=READING",
         help="how a conflict of the documents is read, such as instance=half; repeatable",
+    )  # fmt: skip
+    p = _add(
+        verbs, "examples", examples.examples,
+        "compute the documents' worked examples, compare them with what the documents say",
+    )  # fmt: skip
+    p.add_argument(
+        "--only", action="append", default=[], metavar="EXAMPLE",
+        help="this one, such as job-states; repeatable",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vmbk.service.cost import CostEstimate
     from vmbk.service.cost_tables import CostTable
     from vmbk.service.objectives import Objectives
+    from vmbk.service.planner import PlannedSchedule
     from vmbk.service.scenario import Scenario
     from vmbk.service.simulation import Simulation
 
@@ -38,7 +40,7 @@ def simulate(args: argparse.Namespace) -> Reply:
     reply["jobs_left_out"] = max(len(jobs) - MOST_JOBS, 0)
     goals = recovery(found)
     reply["objectives"] = goals.to_dict()
-    if args.out:
+    if args.out is not None:
         jobs.write_parquet(args.out)
         reply["out"] = args.out
     reply["_text"] = _simulate_text(found, reply) + f"\n\n{_objectives_text(goals)}"
@@ -57,8 +59,16 @@ def _scenario(args: argparse.Namespace) -> Scenario:
 
 
 def _check_table(path: str | None) -> None:
-    if path and Path(path).suffix != ".parquet":
+    """Refuse, before any work, a file that the jobs cannot be written to."""
+    if path is None:
+        return
+    file = Path(path)
+    if file.suffix != ".parquet":
         raise InputError(f"--out {quoted(path)}: jobs are written as a .parquet file")
+    if os.path.lexists(file) and not file.is_file():
+        raise InputError(f"--out {quoted(path)} is there and is no regular file")
+    if not file.parent.is_dir():
+        raise InputError(f"--out {quoted(path)}: there is no such folder")
 
 
 def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
@@ -134,6 +144,7 @@ def cost(args: argparse.Namespace) -> Reply:
     """What a scenario's fleet costs."""
     from vmbk.service.charges import cost_vms
     from vmbk.service.cost import estimate
+    from vmbk.service.cost_items import MOST_MONTHS
     from vmbk.service.cost_rules import Readings
     from vmbk.service.cost_tables import by_redundancy, leaving
     from vmbk.service.prices import Prices
@@ -143,8 +154,8 @@ def cost(args: argparse.Namespace) -> Reply:
     readings = Readings.parse(_pairs(args.reading), "--reading")
     found = estimate(vms, prices, args.redundancy, readings, args.months, args.first_month)
     choices = by_redundancy(vms, prices, readings, args.months, args.first_month)
-    left = leaving(vms, prices, max(args.first_month + args.months, 1), 12, args.soft_delete,
-                   readings, args.redundancy)  # fmt: skip
+    after = min(args.first_month + args.months, MOST_MONTHS - 12)
+    left = leaving(vms, prices, after, 12, args.soft_delete, readings, args.redundancy)
     reply: Reply = found.to_dict()
     reply["redundancy"] = choices.to_dict()
     reply["leaving"] = left.to_dict()
@@ -189,3 +200,84 @@ def _cost_text(
         for table in (choices, left)
     ]
     return "\n\n".join([lines(rows), *tables])
+
+
+def plan(args: argparse.Namespace) -> Reply:
+    """A better schedule for a scenario's fleet."""
+    from vmbk.service.planner import plan_schedule
+
+    ways: dict[str, bool | str] = {"accounts": True, "managed": "managed", "none": False}
+    scenario = _scenario(args)
+    found = plan_schedule(
+        scenario, move_disks=ways[args.move_disks], window=args.window, step=args.step
+    )
+    reply: Reply = found.to_dict()
+    if args.output:
+        Path(args.output).write_text(found.to_toml(), encoding="utf-8")
+        reply["out"] = args.output
+    reply["_text"] = _plan_text(scenario, found)
+    return reply
+
+
+def _plan_text(scenario: Scenario, found: PlannedSchedule) -> str:
+    import polars as pl
+
+    shown = [("makespan", "makespan_s"), ("mean job", "mean_s"), ("95 % of jobs within", "p95_s"),
+             ("throttled a day", "throttled_s"), ("lost a day", "lost_s")]  # fmt: skip
+    both = (found.before, found.after)
+    rows = [
+        (name, *(format_duration(getattr(each, field)) for each in both)) for name, field in shown
+    ]
+    for name, field in (("egress wanted at most", "peak_egress"),
+                        ("requests wanted at most", "peak_requests")):  # fmt: skip
+        rows.append((name, *(f"{getattr(each, field):.0%} of the limit" for each in both)))
+    rows += [
+        (name, *(f"{getattr(each, field):,}" for each in both))
+        for name, field in (("late jobs", "late"), ("missed jobs", "missed"))
+    ]
+    title = (
+        f"{scenario.name}: a day's jobs end {found.ratio:.2f} times as fast"
+        if found.improved
+        else f"{scenario.name}: nothing better was found"
+    )
+    parts = [title, grid(("", "before", "after"), rows)]
+    if len(found.policies):
+        columns = [row[:4] for row in found.policies.rows()]
+        parts.append(grid(("policy", "like", "at", "VMs"), columns))
+    moved = found.changes.filter(pl.col("change") != "time")
+    if len(moved):
+        told = [(m["vm"], m["disk"], m["old"], m["new"])
+                for m in moved.head(SHOWN).iter_rows(named=True)]  # fmt: skip
+        more = f"\n… and {len(moved) - SHOWN:,} more" if len(moved) > SHOWN else ""
+        parts.append(grid(("moved: VM", "disk", "from", "to"), told) + more)
+    parts += list(found.notes)
+    return "\n\n".join(parts)
+
+
+def advise(args: argparse.Namespace) -> Reply:
+    """Best practices that a scenario does not follow, and what following them brings."""
+    from vmbk.service.advice import advise
+
+    only = tuple(args.only) or None
+    found = advise(_scenario(args), not args.no_effects, only=only)
+    texts = [
+        f"{row['severity']}: {row['what']}\n"
+        + "".join(
+            f"  {name}: {row[key]}\n"
+            for name, key in (("do", "todo"), ("why", "reason"), ("effect", "effect"),
+                              ("source", "source"))
+            if row[key]
+        )
+        for row in found.frame.iter_rows(named=True)
+    ]  # fmt: skip
+    return {**found.to_dict(), "_text": "\n".join(texts).rstrip() or "nothing to advise"}
+
+
+def explain(args: argparse.Namespace) -> Reply:
+    """Why one job was large, or slow."""
+    from vmbk.service.explanation import explain_job
+    from vmbk.service.simulation import simulate
+
+    found = explain_job(simulate(_scenario(args), disks=True), args.vm, args.job)
+    parts = [(part.name, format_duration(part.ns / 1e9), part.meaning) for part in found.parts]
+    return {**found.to_dict(), "_text": f"{found.text}\n\n{grid(('part', 'took', ''), parts)}"}

@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from vmbk.service.cost import CostEstimate, estimate
 from vmbk.service.cost_items import CostDisk, CostVM
+from vmbk.service.prices import Prices
 from vmbk.service.scenario import Disk, Machine, Scenario
+
+
+def estimate_cost(
+    scenario: Scenario | Mapping[str, Any] | str | os.PathLike[str],
+    prices: Prices | None = None,
+    *,
+    redundancy: str | None = None,
+    months: int = 12,
+    first_month: int = 0,
+) -> CostEstimate:
+    """What a scenario's fleet costs, month by month; see `vmbk.service.cost.estimate`.
+
+    Parameters
+    ----------
+    scenario : Scenario, Mapping, or path
+        Declared in any of these ways.
+    prices : Prices, optional
+        The price list that comes with vmbk unless given.
+    redundancy : str, optional
+        Of all vaults, instead of their own.
+    months, first_month : int
+        How many months of 31 days, after how many.
+
+    Raises
+    ------
+    InputError
+        If a field of the scenario or an argument is not what it must be.
+    """
+    vms = cost_vms(Scenario.of(scenario))
+    return estimate(
+        vms, prices or Prices.load(), redundancy, months=months, first_month=first_month
+    )
 
 
 def cost_vms(scenario: Scenario) -> tuple[CostVM, ...]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vmbk.service.bounds import check_bounds, check_counts
 from vmbk.service.calibration import Calibration, calibration
-from vmbk.service.plan import ATTEMPTS, DELETE, DISK, ROTATE, RULES, VM, Plan
+from vmbk.service.plan import ATTEMPTS, DAY, DELETE, DISK, ROTATE, RULES, VM, Plan
 from vmbk.service.profiles import QUEUE_CURVES
 from vmbk.service.scenario import Disk, Machine, Scenario
 
@@ -33,7 +34,13 @@ def plan_of(scenario: Scenario, penalties: Calibration | None = None) -> Plan:
     -------
     Plan
         Disks that are not backed up are not in it.
+
+    Raises
+    ------
+    InputError
+        If there is too much of something, or a transfer could take many years.
     """
+    check_counts(scenario)
     penalties = penalties or calibration()
     schedules, slots, due, schedule_of = _schedules(scenario)
     vaults = {name: i for i, name in enumerate(scenario.vaults)}
@@ -59,7 +66,7 @@ def plan_of(scenario: Scenario, penalties: Calibration | None = None) -> Plan:
         profile["places"] if spec.places is None else spec.places
         for spec in scenario.vaults.values()
     ]
-    return Plan(
+    plan = Plan(
         rules=_rules(scenario),
         days=scenario.days,
         queue_curve=np.array(QUEUE_CURVES[profile.reading("queue_curve")], np.int64),
@@ -78,6 +85,8 @@ def plan_of(scenario: Scenario, penalties: Calibration | None = None) -> Plan:
         guest_requests=_hours([a.guest_requests for a in scenario.accounts.values()]),
         events=_events(scenario, accounts),
     )  # fmt: skip
+    check_bounds(scenario, plan)
+    return plan
 
 
 def _rules(scenario: Scenario) -> Int64s:
@@ -125,7 +134,7 @@ def _schedules(scenario: Scenario) -> tuple[Int64s, Int64s, Int64s, list[int]]:
     """
     demands: dict[str, list[int]] = {}
     for event in scenario.events:
-        if event.kind == "back-up":
+        if event.kind == "back-up" and event.at < scenario.days * DAY:  # as slots of schedules
             demands.setdefault(event.target, []).append(event.at)
     index: dict[Any, int] = {}
     times: list[Int64s] = []

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vmbk.display import key_values
-from vmbk.errors import InputError
+from vmbk.errors import InputError, NotFoundError
 from vmbk.service.failures import FailureModel, MachineTraits
 from vmbk.service.fields import Fields, read_declaration
 from vmbk.service.plan import DAY, MOST_CHURN
@@ -55,9 +55,6 @@ from vmbk.units import KIB, format_size, quoted
 
 MOST_VMS: Final = 200_000
 MOST_DAYS: Final = 3660
-MOST_JOBS: Final = 20_000_000
-"""Of a scenario: each is a row of some 140 bytes."""
-
 MOST_DISK: Final = 1 << 49
 """Bytes; the service's own limits, which are smaller, are `vmbk.service.limits`."""
 
@@ -213,7 +210,8 @@ class Machine:
         if "count" in f and "{n}" not in title:
             raise f.fail("name", "names several VMs", 'write the name as "web-{n}"')
         disks = tuple(
-            Disk.parse(each, f"{name}.disks[{i}]") for i, each in enumerate(f.tables("disks", 64))
+            Disk.parse(each, f"{name}.disks[{i}]")
+            for i, each in enumerate(f.tables("disks", MOST_DISKS))
         )
         names = [disk.name for disk in disks]
         if len(set(names)) < len(names):
@@ -380,13 +378,31 @@ class Scenario:
         InputError
             If a field is not what it must be; the message names it.
         """
-        if os.fspath(path) in shipped_scenarios() and not os.path.lexists(path):
-            path = _SHIPPED / f"{os.fspath(path)}.toml"
-        return cls.parse(read_declaration(path, "scenario"))
+        return cls.parse(scenario_table(path))
+
+    @classmethod
+    def of(cls, what: Scenario | Mapping[str, Any] | str | os.PathLike[str]) -> Scenario:
+        """A scenario, from one, from plain tables, or from a file or a shipped one's name."""
+        if isinstance(what, Scenario):
+            return what
+        return cls.parse(what) if isinstance(what, Mapping) else cls.load(what)
 
     @classmethod
     def parse(cls, declared: Any) -> Scenario:
-        """A scenario from plain tables, as TOML gives them."""
+        """A scenario from plain tables, as TOML gives them.
+
+        Raises
+        ------
+        InputError
+            If a field is not what it must be; the message names it.
+        """
+        try:
+            return cls._parse(declared)
+        except RecursionError:  # while a value is quoted
+            raise InputError("the scenario's tables are nested too deep") from None
+
+    @classmethod
+    def _parse(cls, declared: Any) -> Scenario:
         f = Fields(
             declared, "",
             ("name", "profile", "first_day", "days", "seed", "service", "readings", "failures",
@@ -395,13 +411,13 @@ class Scenario:
         era = profile(f.choice("profile", PROFILES, "instant"))
         era = era.change(f.get("service", {}), f.get("readings", {}))
         days = f.whole("days", 1, MOST_DAYS, 30)
-        vms = [
-            vm for i, each in enumerate(f.tables("vms")) for vm in Machine.parse(each, f"vms[{i}]")
-        ]
+        vms: list[Machine] = []
+        for i, each in enumerate(f.tables("vms")):
+            vms += Machine.parse(each, f"vms[{i}]")
+            if len(vms) > MOST_VMS:
+                raise InputError(f"vms[{i}].count: there would be more than {MOST_VMS:,} VMs")
         if not vms:
             raise InputError("vms: a scenario needs at least one", hint="[[vms]] …")
-        if len(vms) > MOST_VMS:
-            raise InputError(f"vms: {len(vms):,} VMs are more than {MOST_VMS:,}")
         policies = {DEFAULT_POLICY.name: DEFAULT_POLICY} | _named(f, "policies", Policy.parse)
         vaults = {"vault": VaultSpec("vault")} | _named(f, "vaults", VaultSpec.parse)
         accounts = _named(f, "accounts", Account.parse)
@@ -422,8 +438,7 @@ class Scenario:
     def _check(self) -> None:
         """Names that are used exist, and are used once; a policy is one of the era's."""
         seen: set[str] = set()
-        jobs = 0
-        for i, vm in enumerate(self.vms):
+        for vm in self.vms:
             if vm.name in seen:
                 raise InputError(f"vms: two VMs have the name {quoted(vm.name)}")
             seen.add(vm.name)
@@ -450,17 +465,12 @@ class Scenario:
                     f"{quoted(self.profile.name)} does not know",
                     hint='profile = "enhanced"',
                 )
-            jobs += policy.schedule.per_day * self.days
-            if jobs > MOST_JOBS:
-                raise InputError(
-                    f"days: {self.days} days of {len(self.vms):,} VMs make more than "
-                    f"{MOST_JOBS:,} jobs (at vms[{i}])"
-                )
         for event in self.events:
-            known_names = self.accounts if event.kind == "rotate-keys" else seen
-            if event.target not in known_names:
-                what = "account" if event.kind == "rotate-keys" else "VM"
-                raise InputError(f"events: there is no {what} {quoted(event.target)}")
+            what = "account" if event.kind == "rotate-keys" else "vm"
+            if event.target not in (self.accounts if what == "account" else seen):
+                raise InputError(
+                    f"events ({event.kind}).{what}: there is no {what} {quoted(event.target)}"
+                )
 
     def _repr_html_(self) -> str:
         disks = [disk for vm in self.vms for disk in vm.disks if disk.backed_up]
@@ -482,6 +492,25 @@ class Scenario:
 def shipped_scenarios() -> tuple[str, ...]:
     """Names of the scenarios that come with vmbk; each can stand where a path does."""
     return tuple(sorted(path.stem for path in _SHIPPED.glob("*.toml")))
+
+
+def scenario_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A scenario's file, or one of `shipped_scenarios` by its name, as plain tables.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is no TOML.
+    """
+    name = os.fspath(path)
+    if os.path.lexists(path):
+        return read_declaration(path, "scenario")
+    if name not in shipped_scenarios():
+        raise NotFoundError(
+            f"there is no scenario {quoted(name)}",
+            hint=f"shipped are {', '.join(shipped_scenarios())}; yours is a .toml file",
+        )
+    return read_declaration(_SHIPPED / f"{name}.toml", "scenario")
 
 
 def _named(f: Fields, key: str, parse: Any) -> dict[str, Any]:

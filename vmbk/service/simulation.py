@@ -66,10 +66,7 @@ def simulate(
     InputError
         If a field of the scenario is not what it must be, or there is no such engine.
     """
-    if isinstance(scenario, Mapping):
-        scenario = Scenario.parse(scenario)
-    elif not isinstance(scenario, Scenario):
-        scenario = Scenario.load(scenario)
+    scenario = Scenario.of(scenario)
     if engine not in ENGINES:
         raise InputError(f"engine: {quoted(engine)} is not one of {', '.join(ENGINES)}")
     plan = plan_of(scenario)
@@ -213,7 +210,8 @@ class Simulation:
         polars.DataFrame
             ``vm``, ``job``, ``snapshot`` and ``transfer`` (none, in progress, completed, failed,
             skipped, not due), ``state`` (of the matrix in the Extended Zones page: a job whose
-            snapshot or transfer is in progress is InProgress), ``phase`` (the one it is in).
+            snapshot or transfer is in progress is InProgress; with the snapshot the transfer has
+            failed), ``phase`` (the one it is in).
         """
         import polars as pl
 
@@ -235,6 +233,10 @@ class Simulation:
             .then(pl.lit("none"))
             .when(running)
             .then(pl.lit("in progress"))
+            .when(pl.col("state") == "Skipped")
+            .then(pl.lit("none"))
+            .when(pl.col("snapshot_at_ns") < 0)
+            .then(pl.lit("failed"))
             .otherwise(wanted.replace(ended)),
             state=pl.when(running)
             .then(pl.lit("InProgress"))
