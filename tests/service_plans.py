@@ -43,6 +43,7 @@ VM_PLAIN = dict.fromkeys(VM, 0)
 DISK_PLAIN = dict.fromkeys(DISK, 0) | {
     "account": -1, "used": 30 * 10**9, "full_rate": 10**8, "scan_rate": 2 * 10**8,
     "send_rate": 5 * 10**7, "extent": 65536, "iops": 10**6, "tracking": 1,
+    "size": 1 << 60,
 }  # fmt: skip
 
 
@@ -268,6 +269,7 @@ def _disk(r: random.Random, size: int, days: int, accounts: int) -> dict[str, in
         "tracked_cost": r.choice((0, 0, 1000, 50_000)),
         "iops": r.choice((60, 500, 5000, 10**6)),
         "tracking": int(r.random() < 0.7),
+        "size": r.choice((1 << 60, used, used + used // 20)),
     }
 
 

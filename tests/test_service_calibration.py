@@ -403,6 +403,20 @@ class TestValidation:
         assert waits.to_list() == (~alone).to_list()
         assert THRESHOLD_BYTES / fitted.effective_rate(8e7, limit) == pytest.approx(28800)
 
+    def test_what_was_solved_for_is_no_agreement(self, fitted: Calibration) -> None:
+        (row,) = validate(fitted).filter(verdict="solved for").to_dicts()
+        assert row["modelled_seconds"] == pytest.approx(row["documented_seconds"])
+        assert row["mean_extent"] not in EXTENTS
+
+    def test_rates_are_those_of_the_profile(self) -> None:
+        rates = Rates()
+        assert (rates.initial, rates.incremental, rates.blob) == (
+            20 * 10**6,
+            80 * 10**6,
+            60 * 10**6,
+        )
+        assert (rates.vault_restore, rates.queue_wait) == (30 * 10**6, 8 * 3600)
+
     def test_the_round_trip_that_would_explain_it(self, fitted: Calibration) -> None:
         trip = implied_latency(fitted, THRESHOLD_BYTES, THRESHOLD_SECONDS, 8e7, MIB)
         rate = fitted.effective_rate(8e7, MIB, request_latency=trip)

@@ -248,7 +248,7 @@ def test_recovery_time_is_that_of_the_tier_that_is_left() -> None:
     jobs = frame([job(vm, i, i * DAY) for i in range(10) for vm in machines])
     found = objectives(jobs, end=10 * DAY, restores=restores)
     assert set(found.restore["disaster"].unique()) == set(DISASTERS)
-    assert restored(found, "machine")["p99"] == 25 * MINUTE
+    assert restored(found, "machine")["p99"] == restores.frame["total"][:2].max()
     assert restored(found, "snapshots", "db")["p50"] == restores.frame["total"][3]
     fleet = restored(found, "snapshots")
     assert (fleet["p50"], fleet["p90"]) == tuple(restores.frame["total"][2:4])

@@ -63,9 +63,13 @@ def test_g13_the_secondary_region_promises_36_hours() -> None:
 
 
 def test_a_snapshot_restores_in_minutes_and_copies_nothing() -> None:
-    """About 25 min for a new machine, 22 to 40 min for one whose disks are replaced."""
-    new = one(replace(VAULT, tier="snapshot"))
-    assert (new["total"], new["copy"], new["slow"]) == (25 * MINUTE, 0, False)
+    """20 to 30 min for a new machine, 22 to 40 min for one whose disks are replaced."""
+    new = [one(replace(VAULT, tier="snapshot"), seed=seed) for seed in range(200)]
+    assert {(row["copy"], row["slow"]) for row in new} == {(0, False)}
+    totals = [row["total"] for row in new]
+    assert 20 * MINUTE <= min(totals) < 21 * MINUTE
+    assert 29 * MINUTE < max(totals) <= 30 * MINUTE
+    assert sum(totals) / len(totals) == pytest.approx(25 * MINUTE, rel=0.05)
     replaced = [
         one(replace(VAULT, tier="snapshot", option="replace-existing"), seed=seed)["total"]
         for seed in range(200)
@@ -273,6 +277,15 @@ def test_a_machine_may_not_be_had() -> None:
     assert (row["state"], row["cause"]) == ("Failed", "UserErrorSkuNotAvailable")
     # errors: restore the disks instead.
     assert one(replace(VAULT, option="restore-disks"), failures=model)["state"] == "Completed"
+
+
+def test_every_number_says_whether_a_document_gives_it() -> None:
+    told = INSTANT.to_dict()
+    told.pop("profile")
+    assert {each["basis"] for each in told.values()} == {"documented", "inferred"}
+    for each in told.values():  # what one user said of his machine is no document's
+        assert each["basis"] == "inferred" or "thread" not in each["source"]
+    assert (told["create_low"]["value"], told["create_high"]["value"]) == (20 * MINUTE, 30 * MINUTE)
 
 
 # --- Bad input -----------------------------------------------------------------------------------

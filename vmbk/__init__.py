@@ -35,6 +35,7 @@ _PUBLIC = {
     "advise": "vmbk.service.advice",
     "backup": "vmbk.pipeline.backup",
     "bits_needed": "vmbk.study.chance",
+    "capacity": "vmbk.service.capacity",
     "capture": "vmbk.trace.capture",
     "capture_device": "vmbk.trace.capture.tracefs",
     "capture_host": "vmbk.trace.capture.host",
@@ -49,6 +50,7 @@ _PUBLIC = {
     "dispersion": "vmbk.trace.metrics.windows",
     "estimate_cost": "vmbk.service.charges",
     "explain": "vmbk.trace.explain",
+    "explain_job": "vmbk.service.explanation",
     "export_trace": "vmbk.trace.export",
     "fit": "vmbk.trace.synthesis",
     "fleet_year": "vmbk.study.chance",
@@ -71,9 +73,11 @@ _PUBLIC = {
     "run_lengths": "vmbk.trace.metrics.windows",
     "run_study": "vmbk.study_job",
     "simulate": "vmbk.service.simulation",
+    "simulate_restores": "vmbk.service.restores",
     "spatial": "vmbk.trace.metrics.working_set",
     "study_captures": "vmbk.study.rewrites",
     "sweep": "vmbk.study.sweep",
+    "sweep_fleets": "vmbk.study.fleets",
     "synthesise": "vmbk.trace.synthesis",
     "updates": "vmbk.trace.metrics.updates",
     "working_set": "vmbk.trace.metrics.working_set",
@@ -102,16 +106,20 @@ if TYPE_CHECKING:
     from vmbk.pipeline.results import BackupResult as BackupResult
     from vmbk.pipeline.results import RestoreResult as RestoreResult
     from vmbk.service.advice import advise as advise
+    from vmbk.service.capacity import capacity as capacity
     from vmbk.service.charges import estimate_cost as estimate_cost
+    from vmbk.service.explanation import explain_job as explain_job
     from vmbk.service.mars import MarsAgent as MarsAgent
     from vmbk.service.planner import plan_schedule as plan_schedule
     from vmbk.service.recovery import recovery as recovery
+    from vmbk.service.restores import simulate_restores as simulate_restores
     from vmbk.service.scenario import Scenario as Scenario
     from vmbk.service.simulation import Simulation as Simulation
     from vmbk.service.simulation import simulate as simulate
     from vmbk.study.chance import Fleet as Fleet
     from vmbk.study.chance import bits_needed as bits_needed
     from vmbk.study.chance import fleet_year as fleet_year
+    from vmbk.study.fleets import sweep_fleets as sweep_fleets
     from vmbk.study.misses import measure_all_pairs as measure_all_pairs
     from vmbk.study.misses import measure_updates as measure_updates
     from vmbk.study.rewrites import study_captures as study_captures

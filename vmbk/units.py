@@ -36,6 +36,8 @@ def quoted(value: Any, most: int = 60) -> str:
         text = repr(value)
     except ValueError:  # an int of more digits than Python prints
         return "a number of thousands of digits"
+    except RecursionError:
+        return "a value nested without end"
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 

@@ -236,7 +236,7 @@ def documented_times(frame: pl.DataFrame) -> alt.LayerChart:
         ),
         gaps.mark_tick(thickness=2.5, size=15, color=INK).encode(x="documented:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=x, color=part_colour("verdict:N", {"as documented": GOOD, "gap": BAD}), **tip()
+            x=x, color=part_colour("verdict:N", _VERDICTS), **tip()
         ),
     ).properties(width=WIDE - 320, height=ROW * len(data))  # fmt: skip
     return finish(
@@ -244,6 +244,9 @@ def documented_times(frame: pl.DataFrame) -> alt.LayerChart:
         "Black mark: documented; point and bar: the model, its interval at 95 %. For 200 GB more "
         "than 8 hours is documented",
     )  # fmt: skip
+
+
+_VERDICTS: Final = {"as documented": GOOD, "gap": BAD, "solved for": INK}
 
 
 def _extent_axis() -> object:

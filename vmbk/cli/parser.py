@@ -8,7 +8,19 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from vmbk.cli import bench, dataset, examples, export, metrics, service, study, synth, trace, vault
+from vmbk.cli import (
+    bench,
+    dataset,
+    examples,
+    export,
+    metrics,
+    service,
+    service_tables,
+    study,
+    synth,
+    trace,
+    vault,
+)
 from vmbk.cli.reply import Reply
 from vmbk.errors import InputError
 from vmbk.units import parse_duration, parse_size, quoted
@@ -519,7 +531,9 @@ def _service_commands(commands: Any) -> None:
         help="the readable engine makes the same jobs a hundred times slower "
         "(default: %(default)s)",
     )  # fmt: skip
-    p.add_argument("--out", metavar="FILE", help="write all jobs to this .parquet file")
+    p.add_argument("-o", "--output", metavar="FILE", help="write all jobs to this .parquet file")
+    p.add_argument("--force", action="store_true", help="replace FILE where it exists")
+    _table_verbs(verbs)
     p = _scenario(
         verbs, "plan", service.plan, "find a better schedule, and simulate it beside the old one",
         "Times that are busy, accounts at their limits and long waits are avoided; what is not "
@@ -578,6 +592,44 @@ def _service_commands(commands: Any) -> None:
     p.add_argument(
         "--only", action="append", default=[], metavar="EXAMPLE",
         help="this one, such as job-states; repeatable",
+    )  # fmt: skip
+
+
+def _table_verbs(verbs: Any) -> None:
+    p = _scenario(
+        verbs, "capacity", service_tables.capacity,
+        "say whether storage accounts carry the backups that are scheduled",
+        "A static plan of one day: each backup begins at its slot and asks for full speed; no "
+        "queue, no failure. What really happens, simulate says.",
+    )  # fmt: skip
+    p.add_argument(
+        "--slot", default="1h", metavar="TIME",
+        help="into which the day is divided, a part of an hour (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--backup", choices=("incremental", "initial", "checksum"), default="incremental",
+        help="what the day's backups are: later ones, all first ones, or later ones without "
+        "snapshots to compare with (default: %(default)s)",
+    )  # fmt: skip
+    p = _scenario(
+        verbs, "restore", service_tables.restore, "restore all machines at once: how long it takes"
+    )
+    p.add_argument(
+        "--vm", action="append", default=[], metavar="NAME",
+        help="only this machine; repeatable",
+    )  # fmt: skip
+    p.add_argument(
+        "--tier", choices=("vault", "snapshot"), default="vault",
+        help="where the points are taken from (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--accounts", type=_whole(0, 10_000), default=0, metavar="N",
+        help="storage accounts that the machines go into in turn; 0 is managed disks "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--guest-writes", metavar="RATE",
+        help="what applications write to each of the accounts meanwhile, such as 100MB/s",
     )  # fmt: skip
 
 

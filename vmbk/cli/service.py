@@ -31,7 +31,7 @@ def simulate(args: argparse.Namespace) -> Reply:
     from vmbk.service.recovery import recovery
     from vmbk.service.simulation import simulate
 
-    _check_table(args.out)
+    _check_table(args.output)
     found = simulate(_scenario(args), engine=args.engine)
     jobs = found.jobs
     reply: Reply = found.to_dict()
@@ -40,9 +40,9 @@ def simulate(args: argparse.Namespace) -> Reply:
     reply["jobs_left_out"] = max(len(jobs) - MOST_JOBS, 0)
     goals = recovery(found)
     reply["objectives"] = goals.to_dict()
-    if args.out is not None:
-        jobs.write_parquet(args.out)
-        reply["out"] = args.out
+    if args.output is not None:
+        jobs.write_parquet(args.output)
+        reply["output"] = args.output
     reply["_text"] = _simulate_text(found, reply) + f"\n\n{_objectives_text(goals)}"
     return reply
 
@@ -64,11 +64,11 @@ def _check_table(path: str | None) -> None:
         return
     file = Path(path)
     if file.suffix != ".parquet":
-        raise InputError(f"--out {quoted(path)}: jobs are written as a .parquet file")
+        raise InputError(f"--output {quoted(path)}: jobs are written as a .parquet file")
     if os.path.lexists(file) and not file.is_file():
-        raise InputError(f"--out {quoted(path)} is there and is no regular file")
+        raise InputError(f"--output {quoted(path)} is there and is no regular file")
     if not file.parent.is_dir():
-        raise InputError(f"--out {quoted(path)}: there is no such folder")
+        raise InputError(f"--output {quoted(path)}: there is no such folder")
 
 
 def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
@@ -89,8 +89,8 @@ def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
         ("first backup", spread_text(reply["first_backup_s"])),
         ("incremental", spread_text(reply["incremental_s"])),
         ("of which", ", ".join(f"{name} {s / total:.0%}" for name, s in parts if s >= total / 200)),
-        ("too late", f"{reply['late']:,} incrementals over {numbers['late']}, "
-         f"{reply['slow']:,} over {numbers['slow']}"),
+        ("too late", f"{reply['late']:,} over {numbers['late']} "
+         f"({numbers['late_counts'].value} count), {reply['slow']:,} over {numbers['slow']}"),
         ("sent, read", f"{format_size(reply['sent_bytes'])}, {format_size(reply['read_bytes'])}"),
         ("simulated in", format_duration(found.seconds)),
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def _simulate_text(found: Simulation, reply: dict[str, Any]) -> str:
     header = ("account", "egress of limit", "requests of limit", "throttled")
     table = [
         (a["account"], f"{a['peak_egress'] / a['egress']:.0%}",
-         f"{a['peak_requests'] / a['requests']:.0%}", format_duration(a["throttled_ns"] / 1e9))
+         f"{a['peak_requests'] / a['requests']:.0%}", _time(a["throttled_ns"]))
         for a in reply["accounts"][:SHOWN]
     ]  # fmt: skip
     return f"{lines(rows)}\n\n{grid(header, table)}"
@@ -109,27 +109,29 @@ def _objectives_text(goals: Objectives) -> str:
     """What a disaster at a random moment would cost: lost work, and time."""
     import polars as pl
 
-    header = ("recovery point objective", "half within", "95 % within", "at most", "above target")
+    header = ("recovery point objective", "half within", "95 % within", "at most", "target",
+              "not met")  # fmt: skip
     rows = []
-    for tier in ("any", "vault", "secondary"):
+    for tier in _TIERS:
         row = goals.of(tier)
-        if row["max"] is None:
-            continue
-        times = [format_duration(row[k] / 1e9) for k in ("p50", "p95", "max")]
+        times = (_time(row[k]) for k in ("p50", "p95", "max", "target"))
         rows.append((_TIERS[tier], *times, f"{row['above']:.1%}"))
-    if not rows:
-        return "no recovery point"
+    told = grid(header, rows)
     back = [
-        (_LOST[row["disaster"]], *(format_duration(row[k] / 1e9) for k in ("p50", "p95", "max")),
+        (_LOST[row["disaster"]], *(_time(row[k]) for k in ("p50", "p95", "max")),
          f"{1 - row['restorable']:.1%}")
         for row in goals.restore.filter(pl.col("vm").is_null()).iter_rows(named=True)
-        if row["max"] is not None
     ]  # fmt: skip
-    told = grid(header, rows)
     if back:
-        header = ("recovery time objective", *header[1:4], "nothing to restore")
-        told += f"\n\n{grid(header, back)}"
+        columns = ("recovery time objective", *header[1:4], "nothing to restore")
+        told += f"\n\n{grid(columns, back)}"
     return told
+
+
+def _time(ns: int | None) -> str:
+    if ns is None:
+        return "never"
+    return format_duration(ns / 1e9) if ns else "none"
 
 
 _TIERS: Final = {
@@ -180,6 +182,8 @@ def _pairs(given: list[str]) -> dict[str, str]:
 def _cost_text(
     found: CostEstimate, choices: CostTable, left: CostTable, protected_bytes: int
 ) -> str:
+    from vmbk.service.cost_rules import billing_facts
+
     unit = found.prices.currency
     rows = [
         ("prices", f"{found.prices.title}, {found.prices.date}, {unit}"),
@@ -190,6 +194,9 @@ def _cost_text(
         *((f"  {name}", f"{amount / found.months:,.2f}") for name, amount in found.by_part),
         ("in all", f"{found.total:,.2f} {unit}"),
     ]  # fmt: skip
+    says = {reading.name: reading.says for reading in billing_facts().readings
+            if reading.topic == "overlap"}  # fmt: skip
+    rows.append(("changes overlap", f"{found.readings.overlap}: {says[found.readings.overlap]}"))
     if found.assumed:
         rows.append(("assumed", ", ".join(found.assumed) + ": no document has these prices"))
     tables = [
@@ -214,7 +221,7 @@ def plan(args: argparse.Namespace) -> Reply:
     reply: Reply = found.to_dict()
     if args.output:
         Path(args.output).write_text(found.to_toml(), encoding="utf-8")
-        reply["out"] = args.output
+        reply["output"] = args.output
     reply["_text"] = _plan_text(scenario, found)
     return reply
 
@@ -226,7 +233,8 @@ def _plan_text(scenario: Scenario, found: PlannedSchedule) -> str:
              ("throttled a day", "throttled_s"), ("lost a day", "lost_s")]  # fmt: skip
     both = (found.before, found.after)
     rows = [
-        (name, *(format_duration(getattr(each, field)) for each in both)) for name, field in shown
+        (name, *(_time(round(getattr(each, field) * 1e9)) for each in both))
+        for name, field in shown
     ]
     for name, field in (("egress wanted at most", "peak_egress"),
                         ("requests wanted at most", "peak_requests")):  # fmt: skip
@@ -235,11 +243,12 @@ def _plan_text(scenario: Scenario, found: PlannedSchedule) -> str:
         (name, *(f"{getattr(each, field):,}" for each in both))
         for name, field in (("late jobs", "late"), ("missed jobs", "missed"))
     ]
-    title = (
-        f"{scenario.name}: a day's jobs end {found.ratio:.2f} times as fast"
-        if found.improved
-        else f"{scenario.name}: nothing better was found"
+    faster = (
+        f"a day's jobs end {found.ratio:.2f} times as fast"
+        if found.ratio >= 1.005
+        else "a day's jobs end no sooner, with less load"
     )
+    title = f"{scenario.name}: {faster if found.improved else 'nothing better was found'}"
     parts = [title, grid(("", "before", "after"), rows)]
     if len(found.policies):
         columns = [row[:4] for row in found.policies.rows()]
@@ -250,8 +259,13 @@ def _plan_text(scenario: Scenario, found: PlannedSchedule) -> str:
                 for m in moved.head(SHOWN).iter_rows(named=True)]  # fmt: skip
         more = f"\n… and {len(moved) - SHOWN:,} more" if len(moved) > SHOWN else ""
         parts.append(grid(("moved: VM", "disk", "from", "to"), told) + more)
-    parts += list(found.notes)
-    return "\n\n".join(parts)
+    curve = scenario.profile.numbers["queue_curve"]
+    if found.improved and curve.basis == "inferred":
+        parts.append(
+            f"When transfers wait long is inferred (queue_curve = {curve.value}, at most "
+            f'{scenario.profile.numbers["queue_peak"]}): try [readings] queue_curve = "flat" too.'
+        )
+    return "\n\n".join([*parts, *found.notes])
 
 
 def advise(args: argparse.Namespace) -> Reply:

@@ -422,7 +422,7 @@ def _fail_transfer(p: Ints, s: Ints, jobs: Ints, v: int, now: int, place: int) -
     state = WARNINGS if p[p[RULES] + TWO_PHASE] != 0 else FAILED
     jobs[job + JOB_TOLD] |= state << STATE_BIT | BROKEN << TRANSFER_BIT
     jobs[job + JOB_END] = now
-    s[row + PHASE] = IDLE
+    s[row + PHASE], s[row + OWING] = IDLE, 1
     s[s[VAULT_STATE] + p[p[VMS] + v * VM_COLUMNS + VAULT] * VAULT_KEPT + RUNNING] -= place
 
 

@@ -37,7 +37,7 @@ MS = 10**6
  QUEUE_PEAK, COMMIT, TRANSFER_FAILURE, OVERLAP, TWO_PHASE, REQUEST) = range(14)  # fmt: skip
 SCHEDULE, OFFSET, VAULT, CLASS, INSTALLS, VM_COLUMNS = range(6)
 (DISK_VM, ACCOUNT, USED, GROWTH, CHURN, SPREAD, WEEKEND, ADDED, FULL_RATE, SCAN_RATE, SEND_RATE,
- EXTENT, EXTENT_COST, TRACKED_COST, IOPS, HAS_TRACKING, DISK_COLUMNS) = range(17)  # fmt: skip
+ EXTENT, EXTENT_COST, TRACKED_COST, IOPS, HAS_TRACKING, SIZE, DISK_COLUMNS) = range(18)  # fmt: skip
 NO_MODE, INITIAL, CHECKSUM, TRACKING, FALLBACK = range(5)
 
 # What is kept of a disk: the moment that its last point holds; the flow at hand and what it asks
@@ -101,7 +101,7 @@ def _lay_out_disk(p: Ints, s: Ints, d: int, snapshot_at: int, fallback: int) -> 
     """Write down what a disk has to do in a transfer; its scan's work."""
     row, kept = p[DISKS] + d * DISK_COLUMNS, s[DISK_STATE] + d * DISK_KEPT
     request, iops = p[p[RULES] + REQUEST], p[row + IOPS]
-    used = p[row + USED] + p[row + GROWTH] * (snapshot_at // DAY)
+    used = min(p[row + USED] + p[row + GROWTH] * (snapshot_at // DAY), p[row + SIZE])
     read, changed, extents, extra = 0, used, 0, 0
     mode, rate, scan_work, egress, requests = INITIAL, p[row + FULL_RATE], 0, 0, 0
     if s[kept + SINCE] >= 0:

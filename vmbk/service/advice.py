@@ -11,24 +11,22 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import polars as pl
 
 from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.progress import progress
-from vmbk.service.advice_case import Case, Hit
+from vmbk.service.advice_case import Case, Hit, counted
 from vmbk.service.advice_checks import CHECKS
 from vmbk.service.fields import Fields
 from vmbk.service.plan import SECOND
 from vmbk.service.planner_measure import Measures, measure, ordinary, warm_days
 from vmbk.service.profiles import PROFILES
+from vmbk.service.scenario import Declared, Scenario
 from vmbk.service.simulation import Simulation, simulate
-from vmbk.units import format_duration, quoted
-
-if TYPE_CHECKING:
-    from vmbk.service.scenario import Scenario
+from vmbk.units import format_duration, format_size, quoted
 
 SEVERITIES: Final = ("warning", "advice", "info")
 DAYS: Final = 3
@@ -137,17 +135,17 @@ class Advice:
     def _repr_html_(self) -> str:
         shown = self.frame.select("severity", "rule", "what", "todo", "effect", "source").head(100)
         header = ("severity", "rule", "found", "what to do", "effect", "source")
-        return table(f"Advice: {len(self.frame)} findings", header, shown.rows())
+        return table(f"Advice: {counted(len(self.frame), 'finding')}", header, shown.rows())
 
 
 def advise(
-    scenario: Scenario, simulate_effects: bool = True, *, only: tuple[str, ...] | None = None
+    scenario: Declared, simulate_effects: bool = True, *, only: tuple[str, ...] | None = None
 ) -> Advice:
     """Check the best practices of the scenario's era.
 
     Parameters
     ----------
-    scenario : Scenario
+    scenario : Scenario, Mapping, or path
     simulate_effects : bool
         Whether to simulate what following each advice brings.
     only : tuple of str, optional
@@ -162,6 +160,7 @@ def advise(
     InputError
         If there is no such rule.
     """
+    scenario = Scenario.of(scenario)
     for name in only or ():
         if name not in CHECKS:
             raise InputError(f"there is no rule {quoted(name)}", hint=", ".join(CHECKS))
@@ -284,9 +283,12 @@ def _words(found: dict[str, tuple[float, float]]) -> str:
         if name.endswith(("_s", "seconds")):
             told_both = [format_duration(each) for each in both]
             label = label.removesuffix(", seconds")
+        elif name.startswith("bytes"):
+            told_both = [format_size(each) for each in both]
+            label = label.removeprefix("bytes of ")
         elif name.startswith("peak"):
             told_both = [f"{each:.0%}" for each in both]
         else:
-            told_both = [f"{each:,.6g}" for each in both]
+            told_both = [f"{each:,.0f}" if each == round(each) else f"{each:,.3g}" for each in both]
         said.append(f"{label} {told_both[0]} → {told_both[1]}")
     return "; ".join(said) if said else ("no change" if found else "")

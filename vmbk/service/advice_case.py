@@ -110,7 +110,7 @@ class Case:
 def names(found: Iterable[str], most: int = 4) -> str:
     """The first names of some, and how many more."""
     every = list(found)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
 
 

@@ -62,7 +62,7 @@ def write_size(case: Case) -> Iterator[Hit]:
     told = [f"{vm.name}/{disk.name} ({format_size(disk.write_size)})" for vm, disk in found]
     machines = tuple(dict.fromkeys(vm.name for vm, _ in found))
     yield Hit(
-        f"{len(found)} disks are written in blocks below 8 KiB: {names(told)}",
+        f"{counted(len(found), 'disk')} with writes in blocks below 8 KiB: {names(told)}",
         machines, case.with_disks(larger), only=machines,
     )  # fmt: skip
 
@@ -169,7 +169,10 @@ def restore_elsewhere(case: Case) -> Iterator[Hit]:
             )  # fmt: skip
             idle = replace(loaded, load_requests=(0,), load_read=(0,))
             busy, calm = (_restore_s(machines, case.era, [each], hour) for each in (loaded, idle))
-            numbers[f"restore of {len(machines)} machines at {hour:02} h, seconds"] = (busy, calm)
+            numbers[f"restore of {counted(len(machines), 'machine')} at {hour:02} h, seconds"] = (
+                busy,
+                calm,
+            )
         yield Hit(
             f"account {account} is loaded by its guests with up to {max(spec.guest_egress) / 1e6:g}"
             f" MB/s and {max(spec.guest_requests):,} requests/s",
@@ -249,8 +252,8 @@ def key_rotation(case: Case) -> Iterator[Hit]:
         )
         yield Hit(
             f"the keys of account {event.target} are rotated on day {event.at // DAY} at "
-            f"{clock(event.at)}, while {len(machines)} machines are backed up: {names(machines)}; "
-            f"none is at {clock(later)} of day {later // DAY}",
+            f"{clock(event.at)}, in the midst of backups of {counted(len(machines), 'machine')}: "
+            f"{names(machines)}; none is under way at {clock(later)} of day {later // DAY}",
             (event.target, *machines), replace(case.scenario, events=events), "whole", machines,
         )  # fmt: skip
 
@@ -305,8 +308,8 @@ def snapshot_days(case: Case) -> Iterator[Hit]:
         # n days of snapshots are n + 1 snapshots, of which the oldest are the changes since.
         kept = tuple(float(churn * days) for days in (policy.instant_days, usual))
         yield Hit(
-            f"policy {name} keeps snapshots of {count} machines for {policy.instant_days} days, "
-            f"{usual} are usual: about {format_size(churn)} a day more",
+            f"policy {name} keeps snapshots of {counted(count, 'machine')} for "
+            f"{counted(policy.instant_days, 'day')}, {usual} would be usual: about {format_size(churn)} a day more",
             (name,), numbers={"bytes of snapshots": (kept[0], kept[1])},
         )  # fmt: skip
 
@@ -317,7 +320,7 @@ def enhanced_stays(case: Case) -> Iterator[Hit]:
              if case.scenario.policies[vm.policy].subtype == "enhanced"]  # fmt: skip
     if found:
         yield Hit(
-            f"{len(found)} machines are under enhanced policies, for good: {names(found)}",
+            f"{counted(len(found), 'machine')} under enhanced policies, for good: {names(found)}",
             tuple(found),
         )
 

@@ -36,7 +36,8 @@ def vms_at_once(case: Case) -> Iterator[Hit]:
             by = {name: i // most * HOUR // 2 for i, name in enumerate(found)}
             of = f" of vault {vault}" if vault else ""
             yield Hit(
-                f"{len(found)} machines{of} at {clock(slot)}, more than {most}: {names(found)}",
+                f"{counted(len(found), 'machine')}{of} at {clock(slot)}, more than {most:,}: "
+                f"{names(found)}",
                 tuple(found), case.shifted(by),
             )  # fmt: skip
 
@@ -59,7 +60,7 @@ def classic_vms(case: Case) -> Iterator[Hit]:
                 for i, name in enumerate(found)
             }
             yield Hit(
-                f"{together.max()} classic machines of cloud service {service} within an hour from "
+                f"{counted(int(together.max()), 'classic machine')} of cloud service {service} within an hour from "
                 f"{clock(first)}, more than {most}: {names(found)}",
                 tuple(found), case.shifted(by),
             )  # fmt: skip
@@ -93,8 +94,8 @@ def disks_per_schedule(case: Case) -> Iterator[Hit]:
     for (account, policy), found in over.items():
         machines = list(dict.fromkeys(found))
         yield Hit(
-            f"{len(found)} disks of account {account} under policy {policy}, more than {most}, of "
-            f"{len(machines)} machines: {names(machines)}",
+            f"{counted(len(found), 'disk')} of account {account} under policy {policy}, more than "
+            f"{most}, of {counted(len(machines), 'machine')}: {names(machines)}",
             (account, *machines), changed,
         )  # fmt: skip
 
@@ -120,8 +121,8 @@ def disks_per_account(case: Case) -> Iterator[Hit]:
         changed = replace(changed, accounts={**changed.accounts, **{p.name: p for p in parts}})
         machines = tuple(dict.fromkeys(vm.name for vm, d in case.disks() if d.account == account))
         yield Hit(
-            f"{n} disks on account {account}, from {most + 1} on they should be spread; here over "
-            f"{groups} accounts",
+            f"{counted(n, 'disk')} on account {account}, from {most + 1} on they should be spread; here over "
+            f"{counted(groups, 'account')}",
             (account, *machines), changed,
         )  # fmt: skip
 
@@ -150,7 +151,7 @@ def off_peak_hours(case: Case) -> Iterator[Hit]:
     by = {name: (best - case.slots[name] // HOUR) * HOUR for name in found}
     hours = sorted({int(case.slots[name] // HOUR) for name in found})
     yield Hit(
-        f"{len(found)} machines are backed up in the busiest hours ("
+        f"{counted(len(found), 'machine')} in the busiest hours ("
         f"{', '.join(f'{hour:02}' for hour in hours)} h): {names(found)}; calmest is {best:02} h",
         tuple(found), case.shifted(by),
     )  # fmt: skip
@@ -193,8 +194,8 @@ def premium_staging(case: Case) -> Iterator[Hit]:
         size = sum(disk.size for disk in own)
         if size > most * STAGING:
             yield Hit(
-                f"{len(own)} disks of {format_size(size)} fill {size / most:.0%} of premium "
-                f"account {account} ({format_size(most)})",
+                f"{counted(len(own), 'disk')} on premium account {account}: {format_size(size)}, "
+                f"{size / most:.0%} of the most it holds ({format_size(most)})",
                 (account,),
             )
 
@@ -215,6 +216,6 @@ def premium_own_account(case: Case) -> Iterator[Hit]:
         )
         accounts = {**changed.accounts, **{part.name: part for part in parts.values()}}
         yield Hit(
-            f"{len(found)} machines on premium account {account}: {names(found)}",
+            f"{counted(len(found), 'machine')} on premium account {account}: {names(found)}",
             (account, *found), replace(changed, accounts=accounts),
         )  # fmt: skip

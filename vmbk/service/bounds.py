@@ -32,9 +32,6 @@ MOST_DISKS: Final = 1_000_000
 MOST_TIME: Final = 10 * 365 * 86_400
 """Seconds after the last slot in which all transfers must have ended."""
 
-MOST_USED: Final = 1 << 52
-"""Bytes of a disk, grown: a thousand times as many still fit into 63 bits."""
-
 MOST_HOURS: Final = 50_000_000
 """Of all accounts: each is a number in the result and a step of the engine."""
 
@@ -89,12 +86,7 @@ def check_bounds(scenario: Scenario, plan: Plan) -> None:
     if not len(plan.disks):
         return
     column = {name: plan.disks[:, i].astype(np.float64) for i, name in enumerate(DISK)}
-    used = column["used"] + column["growth"] * (plan.days + _LATE)
-    if used.max() > MOST_USED:
-        raise InputError(
-            f"{_disk(scenario, plan, int(used.argmax()))}.growth: the disk would hold more than "
-            f"{MOST_USED:,} bytes"
-        )
+    used = np.minimum(column["used"] + column["growth"] * (plan.days + _LATE), column["size"])
     work, requests = _alone(column, used, plan)
     if work.max() > MOST_TIME:
         raise InputError(
@@ -130,7 +122,7 @@ def _alone(column: dict[str, Floats], used: Floats, plan: Plan) -> tuple[Floats,
 
 
 def _rate(column: dict[str, Floats]) -> Floats:
-    return np.maximum.reduce([column[f"{name}_rate"] for name in ("full", "scan", "send")])
+    return np.maximum(np.maximum(column["full_rate"], column["scan_rate"]), column["send_rate"])
 
 
 def _slowed(

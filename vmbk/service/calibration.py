@@ -231,6 +231,9 @@ class Calibration:
             made=Made.parse(fields.get("made"), fields.where("made")),
         )
 
+    def __repr__(self) -> str:
+        return f"<Calibration: one more extent costs {_told(self.extent)}>"
+
     @property
     def extent_bytes_equivalent(self) -> float:
         """Bytes that could be sent in the time of one more extent."""

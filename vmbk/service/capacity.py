@@ -30,6 +30,7 @@ from vmbk.service.flows import (
 from vmbk.service.layout import plan_of
 from vmbk.service.limits import shipped as shipped_limits
 from vmbk.service.plan import DAY, HOUR, SECOND, Plan
+from vmbk.service.scenario import Declared, Scenario
 from vmbk.service.schedule import MINUTE_NS
 from vmbk.units import format_duration, format_size, parse_duration, quoted
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vmbk.service.calibration import Calibration
-    from vmbk.service.scenario import Machine, Scenario
+    from vmbk.service.scenario import Machine
 
     Int64s = NDArray[np.int64]
 
@@ -163,7 +164,7 @@ class Capacity:
 
 
 def capacity(
-    scenario: Scenario,
+    scenario: Declared,
     *,
     slot: str | float = "1h",
     backup: str = "incremental",
@@ -177,7 +178,7 @@ def capacity(
 
     Parameters
     ----------
-    scenario : Scenario
+    scenario : Scenario, Mapping, or path
     slot : str or number of seconds
         Into which the day is divided: from a minute to an hour, which it divides.
     backup : str
@@ -195,6 +196,7 @@ def capacity(
     InputError
         If there is no such backup, the slot does not divide an hour, or there would be too many.
     """
+    scenario = Scenario.of(scenario)
     if backup not in BACKUPS:
         raise InputError(f"backup: {quoted(backup)} is not one of {', '.join(BACKUPS)}")
     width = parse_duration(slot)

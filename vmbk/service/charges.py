@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from typing import Any
-
+from vmbk.errors import InputError
 from vmbk.service.cost import CostEstimate, estimate
 from vmbk.service.cost_items import CostDisk, CostVM
 from vmbk.service.prices import Prices
-from vmbk.service.scenario import Disk, Machine, Scenario
+from vmbk.service.scenario import Declared, Disk, Machine, Scenario
 
 
 def estimate_cost(
-    scenario: Scenario | Mapping[str, Any] | str | os.PathLike[str],
+    scenario: Declared,
     prices: Prices | None = None,
     *,
     redundancy: str | None = None,
@@ -55,10 +52,21 @@ def cost_vms(scenario: Scenario) -> tuple[CostVM, ...]:
     -------
     tuple of CostVM
         The first disk that is not temporary has the operating system. Changes that count are those
-        of a mean day of the week.
+        of a mean day of the week. Eras without Instant Restore keep no snapshots.
+
+    Raises
+    ------
+    InputError
+        If a policy backs up on several days of the week, but not on all.
     """
     groups: dict[tuple[str, str, tuple[Disk, ...]], list[Machine]] = {}
     for vm in scenario.vms:
+        if len(scenario.policies[vm.policy].schedule.weekdays) > 1:
+            raise InputError(
+                f"policies ({vm.policy}).schedule.weekdays: costs are estimated of daily backups, "
+                "or of one a week",
+                hint="estimate it as daily: that is the most it can cost",
+            )
         groups.setdefault((vm.policy, vm.vault, vm.disks), []).append(vm)
     return tuple(
         CostVM.under(
@@ -67,6 +75,7 @@ def cost_vms(scenario: Scenario) -> tuple[CostVM, ...]:
             _disks(disks),
             redundancy=scenario.vaults[vault].redundancy,
             count=len(vms),
+            snapshots=bool(scenario.profile["two_phase"]),
         )
         for (policy, vault, disks), vms in groups.items()
     )

@@ -100,7 +100,8 @@ def usage(vm: CostVM, month: int, readings: Readings | None = None) -> Usage:
         month=month,
         sizes=tuple(zip(size.tolist(), counts.tolist(), strict=True)),
         vault=sum(vault.byte_days(disk, overlap) for disk in vm.included),
-        snapshot=sum(snapshot.byte_days(disk, overlap) for disk in vm.snapshot_disks),
+        snapshot=vm.snapshots
+        * sum(snapshot.byte_days(disk, overlap) for disk in vm.snapshot_disks),
         archive=sum(archive.byte_days(disk, overlap) for disk in vm.included),
         staging=staging,
     )
@@ -162,7 +163,9 @@ def priced(use: Usage, prices: Prices, redundancy: str, readings: Readings) -> I
         mean((instances(size, readings, vm.wish), days) for size, days in use.sizes),
     )
     yield stored("vault", use.vault, prices.storage.of(redundancy).value)
-    yield stored("snapshot", use.snapshot, prices.snapshot.of(vm.snapshot_redundancy).value)
+    if vm.snapshots:
+        price = prices.snapshot.of(vm.snapshot_redundancy).value
+        yield stored("snapshot", use.snapshot, price)
     if vm.archive:
         yield stored("archive", use.archive, prices.archive.of(redundancy).value)
     if vm.staging:
@@ -190,6 +193,11 @@ class CostEstimate:
     months: int
     first_month: int
     lines: tuple[CostLine, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"<CostEstimate: {self.a_month:,.2f} {self.prices.currency} a month over {self.months}>"
+        )
 
     @property
     def total(self) -> Decimal:

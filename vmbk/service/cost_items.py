@@ -220,6 +220,8 @@ class CostVM:
     staging : int
         Nanoseconds a day for which a job stages a copy in a premium account; 0 where none does.
     count : int
+    snapshots : bool
+        Whether the era keeps snapshots beside the disks.
 
     Raises
     ------
@@ -238,6 +240,7 @@ class CostVM:
     archive: bool = False
     staging: int = 0
     count: int = 1
+    snapshots: bool = True
 
     def __post_init__(self) -> None:
         told = f"VM {quoted(self.name)}"

@@ -1,4 +1,6 @@
-"""Why was this backup slow, and why so large: one job taken apart, in numbers that add up.
+"""Why did this backup fail, why was it slow, and why so large: one job, in numbers that add up.
+
+What went wrong comes first, with the service's code and what it means for the recovery points.
 
 A job's duration is the sum of its phases (`MODEL.md`); those of its critical disk, scan and send,
 are taken apart further: bytes at the best rate, what dispersed extents and small writes cost, what
@@ -14,6 +16,7 @@ from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.service.calibration import RECOMMENDED, Calibration, calibration
 from vmbk.service.engine import simulate_fast
+from vmbk.service.failures import causes
 from vmbk.service.load import part_flows
 from vmbk.service.plan import (
     CHECKSUM,
@@ -21,12 +24,16 @@ from vmbk.service.plan import (
     FALLBACK,
     INITIAL,
     JOB,
+    LABELS,
     MODES,
     NO_MODE,
     PART,
     SECOND,
     STATES,
+    TOLD,
+    TRANSFER_FAILED,
     TRANSFERS,
+    Outputs,
     told,
 )
 from vmbk.units import format_duration, format_size, quoted
@@ -50,6 +57,14 @@ MEANINGS: Final = {
     "send throttled": "the account was at its cap while the disk was sent",
     "cut off": "the transfer was under way until the account's keys were rotated",
     "commit": "the recovery point was made",
+    "commit failed": "all was sent, and then the transfer failed",
+}
+
+
+_CONSEQUENCES: Final = {
+    "none": "No recovery point",
+    "skipped": "Transfer skipped: the one before was still running; no new point in the vault",
+    "not due": "Not due: only the day's last backup goes to the vault",
 }
 
 
@@ -85,6 +100,12 @@ class JobExplanation:
     ----------
     vm, job : str, int
     state, transfer : str
+    attempts : int
+        At a snapshot; 0 if the job was skipped.
+    label : str
+        Consistency of the snapshot, "none" where there is none.
+    cause : str
+        Code of the last attempt that failed; "" if none did.
     duration : int
         Nanoseconds: exactly the sum of `parts`.
     parts : tuple of JobPart
@@ -96,13 +117,16 @@ class JobExplanation:
     changed, sent : int
         Bytes.
     text : str
-        What dominates, in a sentence or two.
+        What went wrong and what follows from it, if anything did; what dominates.
     """
 
     vm: str
     job: int
     state: str
     transfer: str
+    attempts: int
+    label: str
+    cause: str
     duration: int
     parts: tuple[JobPart, ...]
     critical: str | None
@@ -125,6 +149,7 @@ class JobExplanation:
         """For ``--json``."""
         return {
             "vm": self.vm, "job": self.job, "state": self.state, "transfer": self.transfer,
+            "attempts": self.attempts, "label": self.label, "cause": self.cause,
             "duration_ns": self.duration, "critical": self.critical, "dominant": self.dominant,
             "parts": [{"part": p.name, "ns": p.ns, "meaning": p.meaning} for p in self.parts],
             "changed_bytes": self.changed, "sent_bytes": self.sent,
@@ -188,8 +213,7 @@ def explain_job(
         outputs = simulate_fast(plan, parts=True)
     row = int(plan.job_first[v]) + job
     found = dict(zip(JOB, outputs.jobs[row].tolist(), strict=True))
-    codes = {name: int(told(outputs.jobs[row : row + 1], name)[0])
-             for name in ("state", "transfer", "critical")}  # fmt: skip
+    codes = {name: int(told(outputs.jobs[row : row + 1], name)[0]) for name in TOLD}
     own = [disk for disk in scenario.vms[v].disks if disk.backed_up]
     first = int(plan.part_first[v]) + job * len(own)
     parts = [dict(zip(PART, line, strict=True)) for line in
@@ -199,30 +223,48 @@ def explain_job(
         for disk, part in zip(own, parts, strict=True)
         if part["mode"] != NO_MODE
     )
-    times = {name: found[name] for name in ("install", "snapshot", "queue", "place")}
-    critical = None
-    if codes["critical"]:
-        i = codes["critical"] - 1
-        critical = own[i].name
-        flows = part_flows(plan, outputs)
-        at = int(((flows.job == row) & (flows.disk == plan.disk_first[v] + i)).argmax())
-        works = {"scan": int(flows.scan.work[at]), "send": int(flows.send.work[at])}
-        column = dict(zip(DISK, plan.disks[int(plan.disk_first[v]) + i].tolist(), strict=True))
-        latency = scenario.profile["extent_latency"]
-        plain = (penalties or calibration()).extent_cost(
-            scenario.profile["incremental_rate"], max(own[i].write_size, RECOMMENDED)
-        )
-        times |= _taken_apart(found, parts[i], column, works, plain + latency)
-    elif found["scan"] + found["send"]:
-        times["cut off"] = found["scan"] + found["send"]
-    times["commit"] = found["commit"]
-    kept = tuple(JobPart(name, ns) for name, ns in times.items() if ns)
-    duration = found["end"] - found["start"]
+    critical = codes["critical"] - 1
+    flows = _critical_parts(simulation, outputs, row, v, critical, parts, penalties)
     explanation = JobExplanation(
-        vm, job, STATES[codes["state"]], TRANSFERS[codes["transfer"]], duration, kept, critical,
-        disks, found["changed"], found["sent"], "",
+        vm=vm, job=job, state=STATES[codes["state"]], transfer=TRANSFERS[codes["transfer"]],
+        attempts=codes["attempts"], label=LABELS[codes["label"]],
+        cause=("", *scenario.failures.codes)[codes["cause"]],
+        duration=found["end"] - found["start"], parts=_kept(found, flows, codes["transfer"]),
+        critical=own[critical].name if critical >= 0 else None, disks=disks,
+        changed=found["changed"], sent=found["sent"], text="",
     )  # fmt: skip
-    return replace(explanation, text=_text(explanation, parts))
+    return replace(explanation, text=_text(explanation, found["point"] >= 0))
+
+
+def _kept(job: dict[str, int], flows: dict[str, int], transfer: int) -> tuple[JobPart, ...]:
+    """The parts of a job that took any time, in their order."""
+    times = {name: job[name] for name in ("install", "snapshot", "queue", "place")} | flows
+    if not flows:
+        times["cut off"] = job["scan"] + job["send"]
+    times["commit failed" if transfer == TRANSFER_FAILED else "commit"] = job["commit"]
+    return tuple(JobPart(name, ns) for name, ns in times.items() if ns)
+
+
+def _critical_parts(
+    simulation: Simulation, outputs: Outputs, row: int, v: int, critical: int,
+    parts: list[dict[str, int]], penalties: Calibration | None,
+) -> dict[str, int]:  # fmt: skip
+    """Scan and send of a job's critical disk in parts; none where no disk was copied to its end."""
+    if critical < 0:
+        return {}
+    scenario, plan = simulation.scenario, simulation.plan
+    disk = [each for each in scenario.vms[v].disks if each.backed_up][critical]
+    i = int(plan.disk_first[v]) + critical
+    flows = part_flows(plan, outputs)
+    at = int(((flows.job == row) & (flows.disk == i)).argmax())
+    works = {"scan": int(flows.scan.work[at]), "send": int(flows.send.work[at])}
+    plain = (penalties or calibration()).extent_cost(
+        scenario.profile["incremental_rate"], max(disk.write_size, RECOMMENDED)
+    )
+    job = dict(zip(JOB, outputs.jobs[row].tolist(), strict=True))
+    column = dict(zip(DISK, plan.disks[i].tolist(), strict=True))
+    latency = scenario.profile["extent_latency"]
+    return _taken_apart(job, parts[critical], column, works, plain + latency)
 
 
 def _taken_apart(
@@ -250,18 +292,17 @@ def _taken_apart(
     return times
 
 
-def _text(found: JobExplanation, parts: list[dict[str, int]]) -> str:
-    """What dominates the time and the bytes."""
-    if found.dominant is None:
-        return "It was skipped: an earlier job was still under way."
-    longest = max(found.parts, key=lambda part: part.ns)
-    said = [
-        f"{longest.ns / found.duration:.0%} of its time, {format_duration(longest.ns / SECOND)}: "
-        f"{longest.meaning}"
-    ]
-    if longest.name.startswith(("scan", "send")):
-        said[0] += f" (disk {found.critical})"
-    if any(part["mode"] == FALLBACK for part in parts):
+def _text(found: JobExplanation, point: bool) -> str:
+    """What went wrong, and what dominates the time and the bytes."""
+    said = _outcome(found, point)
+    longest = max(found.parts, key=lambda part: part.ns, default=None)
+    if longest is not None:
+        disk = f" (disk {found.critical})" if longest.name.startswith(("scan", "send")) else ""
+        said.append(
+            f"{longest.ns / found.duration:.0%} of its time, "
+            f"{format_duration(longest.ns / SECOND)}: {longest.meaning}{disk}"
+        )
+    if any(disk.mode == "fallback" for disk in found.disks):
         said.append("A snapshot had been deleted, so that checksums were compared")
     largest = found.largest
     if largest is not None and found.changed:
@@ -272,3 +313,27 @@ def _text(found: JobExplanation, parts: list[dict[str, int]]) -> str:
             f"disk {largest.disk}: {why}"
         )
     return ". ".join(said) + "."
+
+
+def _outcome(found: JobExplanation, point: bool) -> list[str]:
+    """State, attempts, label, cause and consequence of a job that did not just succeed."""
+    if found.state == "Skipped":
+        return ["Skipped, with no attempt: an earlier job was still under way; no recovery point"]
+    plain = found.state == "Completed" and found.transfer == "done"
+    if plain and not found.cause:
+        return []
+    tries = f"{found.attempts} attempt{'' if found.attempts == 1 else 's'}"
+    label = "no snapshot" if found.label == "none" else f"{found.label} consistent"
+    said = [f"{found.state} after {tries}, {label}"]
+    if found.cause:
+        message = next((each.message for each in causes() if each.code == found.cause), "")
+        where = "" if found.label == "none" else "The snapshot met "
+        said.append(f"{where}{found.cause}: {message}".rstrip(".: "))
+    if found.transfer == "failed":
+        done = any(part.name == "commit failed" for part in found.parts)
+        why = "after all was sent" if done else "as its account's keys were rotated"
+        kept = "no new point in the vault" if point else "no recovery point"
+        said.append(f"The transfer failed {why}: {kept}; the next backup sends these changes too")
+    elif found.transfer != "done":
+        said.append(_CONSEQUENCES[found.transfer])
+    return said

@@ -323,7 +323,9 @@ class FailureModel:
         """Codes of the snapshot phase, in the order of `CompiledFailures`."""
         return tuple(cause.code for cause in causes() if cause.phase == "snapshot")
 
-    def compile(self, traits: MachineTraits, profile: str | None = None) -> CompiledFailures:
+    def compile(
+        self, traits: MachineTraits, profile: str | None = None, reading: str | None = None
+    ) -> CompiledFailures:
         """The tables that engines look up; made once for each kind of machine.
 
         Parameters
@@ -331,6 +333,9 @@ class FailureModel:
         traits : MachineTraits
         profile : str, optional
             By default the model's own.
+        reading : str, optional
+            Of what the documents say of stopped machines (see `vmbk.consistency.decision`); by
+            default the one that the profile takes.
 
         Returns
         -------
@@ -341,7 +346,7 @@ class FailureModel:
         InputError
             If the profile's documents say nothing of a trait.
         """
-        return _compile(self, traits, profile or self.profile)
+        return _compile(self, traits, profile or self.profile, reading)
 
     def thresholds_of(self, phase: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Codes and cumulative thresholds (units of 2^-32) of phase transfer or restore."""
@@ -393,7 +398,9 @@ def _thresholds(probabilities: list[float]) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4096)
-def _compile(model: FailureModel, traits: MachineTraits, profile: str) -> CompiledFailures:
+def _compile(
+    model: FailureModel, traits: MachineTraits, profile: str, reading: str | None
+) -> CompiledFailures:
     chosen = [
         (cause, p)
         for cause, p in zip(causes(), model.probabilities, strict=True)
@@ -403,7 +410,7 @@ def _compile(model: FailureModel, traits: MachineTraits, profile: str) -> Compil
     thresholds = _thresholds([p * b for (_, p), b in zip(chosen, befalls, strict=True)])
     # A cause that cannot befall the machine is never drawn; its row is that of none.
     possible = [c if b else None for (c, _), b in zip(chosen, befalls, strict=True)]
-    rows = [_row(traits, profile, cause) for cause in (None, *possible)]
+    rows = [_row(traits, profile, reading, cause) for cause in (None, *possible)]
     consequence = np.array(rows, np.uint8).ravel()
     lasting = np.array([False, *(cause.lasting for cause, _ in chosen)])
     for array in (thresholds, consequence, lasting):
@@ -411,7 +418,9 @@ def _compile(model: FailureModel, traits: MachineTraits, profile: str) -> Compil
     return CompiledFailures(tuple(c.code for c, _ in chosen), thresholds, consequence, lasting)
 
 
-def _row(traits: MachineTraits, profile: str, cause: Cause | None) -> list[int]:
+def _row(
+    traits: MachineTraits, profile: str, reading: str | None, cause: Cause | None
+) -> list[int]:
     """What becomes of attempts 1 to 8."""
     known = shipped_rules().known(profile)["attempt"]
     retries = len(known) > 1
@@ -422,7 +431,8 @@ def _row(traits: MachineTraits, profile: str, cause: Cause | None) -> list[int]:
         elif attempt not in known:
             outcome = FAIL  # an era without retries gets no further than its first attempt
         else:
-            outcome = _OUTCOMES[decide(traits.case(attempt, cause), profile).outcome]
+            case = traits.case(attempt, cause)
+            outcome = _OUTCOMES[decide(case, profile, reading=reading).outcome]
         row.append(outcome)
     if row[-1] == RETRY:
         row[-1] = FAIL

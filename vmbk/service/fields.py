@@ -21,6 +21,9 @@ from vmbk.units import parse_duration, parse_size, quoted
 MOST_BYTES: Final = 8 << 20
 """Of a declaration; nobody writes a longer one."""
 
+MOST_DOTS: Final = 5_000
+"""In one line of a declaration."""
+
 MOST: Final = 1 << 62
 """No size, rate or time of a scenario reaches this: sums of two stay within 63 bits."""
 
@@ -58,7 +61,11 @@ def read_declaration(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise InputError(f"the {what} {quoted(text)} is longer than {MOST_BYTES:,} bytes")
-        return tomllib.loads(content.decode())
+        text_of = content.decode()
+        if any(line.count(".") > MOST_DOTS for line in text_of.splitlines() if len(line) > 1000):
+            # keys of very many parts take the parser quadratic time
+            raise InputError(f"the {what} {quoted(text)} has a line with over {MOST_DOTS:,} points")
+        return tomllib.loads(text_of)
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not TOML
         raise InputError(f"cannot read the {what} {quoted(text)}: {error}") from error
 

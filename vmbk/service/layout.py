@@ -54,7 +54,11 @@ def plan_of(scenario: Scenario, penalties: Calibration | None = None) -> Plan:
         traits = vm.traits(policy)
         if traits not in kinds:
             kinds[traits] = len(kinds)
-            compiled.append(scenario.failures.compile(traits))
+            compiled.append(
+                scenario.failures.compile(
+                    traits, reading=scenario.profile.reading("stopped_machine")
+                )
+            )
         agent = vm.power == "running" and policy.consistency != "crash"
         vms[v] = (schedule_of[v], vm.stagger, vaults[vm.vault], kinds[traits], int(agent))
         disks += [
@@ -122,7 +126,7 @@ def _disk(
         "send_rate": min(best, most), "extent": disk.extent,
         "extent_cost": penalties.extent_cost(best, disk.write_size) + latency,
         "tracked_cost": penalties.tracked_cost(best), "iops": disk.limit.requests,
-        "tracking": int(profile.reading("detector") == "tracking"),
+        "tracking": int(profile.reading("detector") == "tracking"), "size": disk.size,
     }  # fmt: skip
     return tuple(columns[name] for name in DISK)
 

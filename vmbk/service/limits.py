@@ -145,10 +145,12 @@ class Finding:
     reading: Reading
 
     def __str__(self) -> str:
-        unit = f" {self.limit.unit}" if self.limit.unit else ""
         side = "more" if self.limit.bound == "most" else "less"
+        value, bound = self.limit.show(self.value), self.limit.show(self.bound)
+        if value == bound:  # where both round to the same size, only the bytes tell them apart
+            value, bound = f"{self.value:,} bytes", f"{self.bound:,}"
         return (
-            f"{self.field}: {self.value:,}{unit} is {side} than {self.limit.show(self.bound)} "
+            f"{self.field}: {value} is {side} than {bound} "
             f"({self.limit.doc}; {self.reading.source})"
         )
 

@@ -96,6 +96,10 @@ class Objectives:
     begin: int
     end: int
 
+    def __repr__(self) -> str:
+        vms = self.frame["vm"].n_unique() - 1
+        return f"<Objectives of {vms:,} VMs over {_told(self.end - self.begin)}>"
+
     @property
     def fleet(self) -> pl.DataFrame:
         """The fleet's rows of `frame`."""

@@ -44,7 +44,7 @@ VM: Final = ("schedule", "offset", "vault", "kind", "installs")
 """Columns of a VM: indices of its schedule, vault and class of failures, and ns."""
 DISK: Final = (
     "vm", "account", "used", "growth", "churn", "spread", "weekend", "added", "full_rate",
-    "scan_rate", "send_rate", "extent", "extent_cost", "tracked_cost", "iops", "tracking",
+    "scan_rate", "send_rate", "extent", "extent_cost", "tracked_cost", "iops", "tracking", "size",
 )  # fmt: skip
 """Columns of a disk: bytes, bytes a day, bytes a second, ns; `account` is -1 for a managed one."""
 JOB: Final = (

@@ -42,7 +42,7 @@ from vmbk.service.planner_search import (
     score,
 )
 from vmbk.service.planner_static import Rules
-from vmbk.service.scenario import Scenario
+from vmbk.service.scenario import Declared, Scenario
 from vmbk.service.schedule import MINUTE_NS
 from vmbk.units import format_duration, parse_duration, quoted
 
@@ -193,7 +193,7 @@ _SHOWN: Final = (
 
 
 def plan_schedule(
-    scenario: Scenario,
+    scenario: Declared,
     *,
     move_disks: bool | str = True,
     window: str | None = None,
@@ -206,7 +206,7 @@ def plan_schedule(
 
     Parameters
     ----------
-    scenario : Scenario
+    scenario : Scenario, Mapping, or path
     move_disks : bool or str
         True: disks may move between the accounts that there are; the guests' load, which is
         declared of accounts, stays where it is. ``"managed"``: VMs with disks in overloaded
@@ -231,6 +231,7 @@ def plan_schedule(
     InputError
         If an argument is not what it must be.
     """
+    scenario = Scenario.of(scenario)
     started = time.perf_counter()
     if move_disks not in MOVES:
         raise InputError(f"move_disks: {quoted(move_disks)} is not one of False, True, 'managed'")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PROFILES: Final = ("2017", "instant", "enhanced")
 KINDS: Final = ("rate", "size", "duration", "count", "flag", "reading")
+_UNITS: Final = {"rate": "bytes/s", "size": "bytes", "duration": "ns", "count": "", "flag": "",
+                 "reading": ""}  # fmt: skip
 BASES: Final = ("documented", "carried", "inferred", "set")
 MOST_WAIT: Final = 30 * DAY
 """No wait, and no step, of a scenario is set longer."""
@@ -146,7 +148,12 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"name": self.name, "doc": self.doc, "numbers": self.frame.to_dicts()}
+        numbers = [
+            {"name": n.name, "value": n.value, "unit": _UNITS[n.kind], "text": str(n),
+             "basis": n.basis, "source": n.source, "doc": n.doc, "readings": dict(n.readings)}
+            for n in self.numbers.values()
+        ]  # fmt: skip
+        return {"name": self.name, "doc": self.doc, "numbers": numbers}
 
     def _repr_html_(self) -> str:
         return table(

@@ -295,6 +295,7 @@ class Machine:
         self.moving = None
         job.end = world.now
         if failed:
+            self.owing = True
             job.transfer = TRANSFER_FAILED
             job.state = COMPLETED_WITH_WARNINGS if rules.two_phase else FAILED
             return

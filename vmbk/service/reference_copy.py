@@ -83,7 +83,7 @@ class Copy:
         self.world, self.place, self.index, self.disk = machine.world, place, index, disk
         self.read = self.extents = 0
         self.scan_end = self.send_end = -1
-        used = disk.used + disk.growth * (job.snapshot_at // DAY)
+        used = min(disk.used + disk.growth * (job.snapshot_at // DAY), disk.size)
         since = machine.since.get(index)
         if since is None:
             self.mode, self.changed = INITIAL, used

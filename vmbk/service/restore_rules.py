@@ -31,6 +31,8 @@ KNOWN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 KNOWN_TIERS: Final[Mapping[str, tuple[str, ...]]] = {
     "2017": ("vault",), "instant": TIERS, "enhanced": TIERS,
 }  # fmt: skip
+BASES: Final = ("documented", "inferred")
+"""Of a number: a document gives it, or none does."""
 REDUNDANCIES: Final = ("LRS", "ZRS", "GRS", "RA-GRS")
 
 _COUNTS: Final = ("per_day", "places", "many_disks")
@@ -146,7 +148,7 @@ class RestoreRules:
             "profile": self.profile,
             **{
                 key: {"value": getattr(self, key), "doc": each["doc"], "source": each["source"],
-                      "basis": each.get("basis", "documented")}
+                      "basis": each["basis"]}
                 for key, each in numbers.items()
             },
         }  # fmt: skip
@@ -168,6 +170,8 @@ def _numbers() -> dict[str, Mapping[str, Any]]:
     names = {field.name for field in fields(RestoreRules)} - {"profile"}
     if set(declared) != names:
         raise InputError(f"restores.toml lacks or has too many of {sorted(names ^ set(declared))}")
+    for name, number in declared.items():
+        Fields(number, f"restores.toml: {name}", number).choice("basis", BASES)
     return dict(declared)
 
 

@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from vmbk.display import key_values
 from vmbk.errors import InputError, NotFoundError
@@ -51,6 +51,7 @@ from vmbk.service.profiles import (
     profile,
     tiers,
 )
+from vmbk.service.restore_rules import RestoreRules
 from vmbk.units import KIB, format_size, quoted
 
 MOST_VMS: Final = 200_000
@@ -355,6 +356,7 @@ class Scenario:
     events : tuple of Event
         By time.
     failures : FailureModel
+    restores : RestoreRules
     """
 
     name: str
@@ -368,6 +370,7 @@ class Scenario:
     vaults: Mapping[str, VaultSpec]
     events: tuple[Event, ...] = ()
     failures: FailureModel = field(default_factory=lambda: FailureModel.default("instant"))
+    restores: RestoreRules = field(default_factory=lambda: RestoreRules.default("instant"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scenario:
@@ -381,7 +384,7 @@ class Scenario:
         return cls.parse(scenario_table(path))
 
     @classmethod
-    def of(cls, what: Scenario | Mapping[str, Any] | str | os.PathLike[str]) -> Scenario:
+    def of(cls, what: Declared) -> Scenario:
         """A scenario, from one, from plain tables, or from a file or a shipped one's name."""
         if isinstance(what, Scenario):
             return what
@@ -406,7 +409,7 @@ class Scenario:
         f = Fields(
             declared, "",
             ("name", "profile", "first_day", "days", "seed", "service", "readings", "failures",
-             "vaults", "accounts", "policies", "vms", "events"),
+             "vaults", "accounts", "policies", "vms", "events", "restores"),
         )  # fmt: skip
         era = profile(f.choice("profile", PROFILES, "instant"))
         era = era.change(f.get("service", {}), f.get("readings", {}))
@@ -431,6 +434,7 @@ class Scenario:
             seed=f.whole("seed", 0, (1 << 63) - 1, 0), vms=tuple(vms), policies=policies,
             accounts=accounts, vaults=vaults, events=tuple(events),
             failures=FailureModel.parse(f.get("failures", {}), "failures", era.name),
+            restores=RestoreRules.parse(f.get("restores", {}), "restores", era.name),
         )  # fmt: skip
         scenario._check()
         return scenario
@@ -471,6 +475,18 @@ class Scenario:
                 raise InputError(
                     f"events ({event.kind}).{what}: there is no {what} {quoted(event.target)}"
                 )
+            if event.kind == "delete-snapshots" and not self.profile["two_phase"]:
+                raise InputError(
+                    f"events.kind: profile {quoted(self.profile.name)} keeps no snapshots that "
+                    "could be deleted",
+                    hint='profile = "instant"',
+                )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scenario {self.name!r}: {len(self.vms):,} VMs, profile {self.profile.name}, "
+            f"{self.days:,} days from {self.first_day}>"
+        )
 
     def _repr_html_(self) -> str:
         disks = [disk for vm in self.vms for disk in vm.disks if disk.backed_up]
@@ -511,6 +527,10 @@ def scenario_table(path: str | os.PathLike[str]) -> dict[str, Any]:
             hint=f"shipped are {', '.join(shipped_scenarios())}; yours is a .toml file",
         )
     return read_declaration(_SHIPPED / f"{name}.toml", "scenario")
+
+
+Declared: TypeAlias = Scenario | Mapping[str, Any] | str | os.PathLike[str]
+"""A scenario, or what `Scenario.of` makes one of: its tables, its file, a shipped one's name."""
 
 
 def _named(f: Fields, key: str, parse: Any) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -28,19 +26,32 @@ from vmbk.service.plan import (
     Plan,
     told,
 )
-from vmbk.service.scenario import Scenario
+from vmbk.service.scenario import Declared, Scenario
 from vmbk.units import format_duration, format_size, quoted
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
+
+    Int64s = NDArray[np.int64]
 
 ENGINES: Final = ("fast", "reference")
 PHASES: Final = ("install", "snapshot", "queue", "place", "scan", "send", "commit")
 """What a job's duration is the sum of."""
 
 
+_ELSE: Final = "GuestAgentSnapshotTaskStatusError"
+_OWN_CAUSES: Final = {
+    "failed": "UserErrorVmProvisioningStateFailed",
+    "unavailable": "UserErrorVmProvisioningStateFailed",
+    "creating": "UserErrorVmNotInDesirableState",
+    "deleting": "UserErrorVmNotInDesirableState",
+}
+"""Why a job fails with which nothing went wrong, by the machine's provisioning state."""
+
+
 def simulate(
-    scenario: Scenario | Mapping[str, Any] | str | os.PathLike[str],
+    scenario: Declared,
     *,
     engine: str = "fast",
     disks: bool = False,
@@ -103,6 +114,12 @@ class Simulation:
     seconds: float
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        return (
+            f"<Simulation of {self.scenario.name!r}: {len(self.outputs.jobs):,} jobs of "
+            f"{len(self.scenario.vms):,} VMs in {self.scenario.days:,} days>"
+        )
+
     @cached_property
     def jobs(self) -> pl.DataFrame:
         """One row a job, by VM and time.
@@ -117,7 +134,7 @@ class Simulation:
         """
         import polars as pl
 
-        rows, codes = self.outputs.jobs, self.scenario.failures.codes
+        rows = self.outputs.jobs
         counts = np.diff(self.plan.job_first)
         names = [vm.name for vm in self.scenario.vms]
         column = {name: rows[:, i] for i, name in enumerate(JOB)}
@@ -129,7 +146,7 @@ class Simulation:
                 "job": number.astype(np.int32),
                 **{f"{name}_ns": column[name] for name in (*moments, *PHASES)},
                 "attempts": told(rows, "attempts").astype(np.uint8),
-                "cause": _words(told(rows, "cause"), ["", *codes]),
+                "cause": self._causes(rows, counts),
                 "label": _words(told(rows, "label"), list(LABELS)),
                 "state": _words(told(rows, "state"), list(STATES)),
                 "transfer": _words(told(rows, "transfer"), list(TRANSFERS)),
@@ -139,6 +156,19 @@ class Simulation:
                 "extents": column["extents"],
             }
         )
+
+    def _causes(self, rows: Int64s, counts: Int64s) -> pl.Series:
+        """Codes of the causes. Where none was drawn and a job failed, the machine itself is it."""
+        codes = ["", *self.scenario.failures.codes]
+        drawn = told(rows, "cause")
+        failed = (told(rows, "state") == STATES.index("Failed")) & (drawn == 0)
+        if failed.any():
+            own = [_OWN_CAUSES.get(vm.provisioning, _ELSE) for vm in self.scenario.vms]
+            more = list(dict.fromkeys(own))
+            place = np.array([len(codes) + more.index(code) for code in own])
+            drawn = np.where(failed, np.repeat(place, counts), drawn)
+            codes += more
+        return _words(drawn, codes)
 
     @cached_property
     def disks(self) -> pl.DataFrame:
@@ -253,6 +283,7 @@ class Simulation:
         done = jobs.filter(pl.col("transfer") == "done").with_columns(duration_s=duration)
         first, later = done.filter(pl.col("initial")), done.filter(~pl.col("initial"))
         profile = self.scenario.profile
+        counted = done if profile.reading("late_counts") == "all" else later
         return {
             "jobs": len(jobs),
             "states": _counts(jobs, "state"),
@@ -261,7 +292,7 @@ class Simulation:
             "causes": _counts(jobs.filter(pl.col("cause") != ""), "cause"),
             "first_backup_s": _spread(first["duration_s"]),
             "incremental_s": _spread(later["duration_s"]),
-            "late": int((later["duration_s"] > profile["late"] / SECOND).sum()),
+            "late": int((counted["duration_s"] > profile["late"] / SECOND).sum()),
             "slow": int((later["duration_s"] > profile["slow"] / SECOND).sum()),
             "fallbacks": int(jobs["fallback"].sum()),
             "sent_bytes": int(jobs["sent_bytes"].sum()),
