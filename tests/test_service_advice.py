@@ -306,7 +306,7 @@ class TestExplanations:
             found = explain_job(run, row["vm"], row["job"])
             assert sum(part.ns for part in found.parts) == found.duration
             names |= {part.name for part in found.parts}
-        assert {"scan throttled", "send throttled", "place", "queue", "send requests"} <= names
+        assert {"scan throttled", "send throttled", "place", "queue"} <= names
 
     def test_keys_rotated(self) -> None:
         declared = fleet(1, disk={**ON, "size": "1TiB", "used": "900GB"}, accounts=A,
@@ -316,6 +316,51 @@ class TestExplanations:
         assert found.transfer == "failed"
         assert found.dominant == "cut off"
         assert found.critical is None
+        assert found.text.startswith("CompletedWithWarnings after 1 attempt, filesystem consistent")
+        assert "keys were rotated: no new point in the vault; the next backup sends" in found.text
+
+    def test_failures_come_first(self) -> None:
+        """Of each outcome some job, in both eras: state, attempts, label, cause, consequence."""
+        seen = set()
+        disk = {"size": "4TiB", "used": "3TB", "churn": "300GB"}
+        for era in ("2017", "enhanced"):
+            failures = {"defaults": False, "GuestAgentSnapshotTaskStatusError": "70%",
+                        "CopyingVHDsFromBackUpVaultTakingLongTime": "40%"}  # fmt: skip
+            run = simulate(fleet(20, era, days=8, disk=disk, failures=failures))
+            for row in run.jobs.to_dicts():
+                found = explain_job(run, row["vm"], row["job"])
+                told = found.to_dict()
+                assert all(told[k] == row[k] for k in ("attempts", "label", "state"))
+                assert found.cause in ("", row["cause"])
+                if (row["state"], row["transfer"], row["cause"]) == ("Completed", "done", ""):
+                    assert "attempt" not in found.text
+                    continue
+                seen.add((era, row["state"], row["transfer"]))
+                assert found.text.startswith(row["state"])
+                names = {part.name for part in found.parts}
+                if found.cause:
+                    assert f"{row['cause']}: the agent does not tell" in found.text
+                if row["transfer"] == "failed":
+                    assert "commit" not in names
+                    assert "the recovery point was made" not in found._repr_html_()
+                    lost = "no recovery point" if era == "2017" else "no new point in the vault"
+                    assert f"{lost}; the next backup sends these changes too" in found.text
+                elif row["transfer"] == "skipped":
+                    assert "the one before was still running" in found.text
+                elif row["transfer"] == "none":
+                    assert "no recovery point" in found.text.lower()
+        assert seen >= {
+            ("2017", "Skipped", "none"), ("2017", "Failed", "none"), ("2017", "Failed", "failed"),
+            ("enhanced", "Failed", "none"), ("enhanced", "Completed", "skipped"),
+            ("enhanced", "CompletedWithWarnings", "failed"), ("enhanced", "Completed", "done"),
+        }  # fmt: skip
+
+    def test_only_the_last_backup_of_a_day_is_due(self) -> None:
+        hourly = {"frequency": "hourly", "at": "08:00", "every": "4h", "window": "12h"}
+        run = simulate(fleet(1, "enhanced", schedule=hourly, policy={"subtype": "enhanced"}))
+        row = run.jobs.filter(run.jobs["transfer"] == "not due").to_dicts()[0]
+        text = explain_job(run, row["vm"], row["job"]).text
+        assert "Not due: only the day's last backup goes to the vault." in text
 
     def test_small_writes_are_told_from_dispersion(self) -> None:
         coarse, fine = (

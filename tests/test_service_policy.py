@@ -323,6 +323,10 @@ def test_a_limit_holds_up_to_its_value() -> None:
         "vm_cores",
     ]
     assert str(findings[0]).startswith("vms_per_policy: 101 is more than 100 ")
+    assert str(findings[2]).startswith("disk_size: 1 PiB is more than ")
+    at = findings[2].bound
+    (close,) = check_limits({"disk_size": at + 1}, "enhanced")
+    assert f"{at + 1:,} bytes is more than {at:,}" in str(close)
     assert findings[0].to_dict()["source"] == "FAQ"
     with pytest.raises(InputError, match=r"^vms_per_policy: 101"):
         require_limits(findings)

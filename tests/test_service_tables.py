@@ -20,7 +20,7 @@ name = "a"
 guest_egress = "100MB/s"
 [[vms]]
 count = {count}
-name = "vm"
+name = "vm-{{n}}"
 disks = [{{ name = "d", size = "1TiB", used = "900GB", churn = "20GB", account = "a" }},
          {{ name = "e", size = "1TiB", used = "900GB", churn = "20GB", account = "a" }}]
 """

@@ -1,4 +1,4 @@
-"""Tables of the service model: what accounts carry, and how long a restore of many machines takes."""
+"""Tables of the service model: what accounts carry, and how long restores of many VMs take."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _capacity_text(found: Capacity) -> str:
     parts = [f"{found.name}: a day of {found.backup} backups, at full speed from their slots on"]
     parts.append(grid(header, rows) + _more(len(accounts), SHOWN) if rows else "no account")
     slowest = found.vms.sort(f"{found.backup}_shared_ns", descending=True)
-    rows = [
+    times = [
         (v["vm"], v["policy"], v["clock"], format_duration(v[f"{found.backup}_ns"] / 1e9),
          format_duration(v[f"{found.backup}_shared_ns"] / 1e9), v["critical"] or "")
         for v in slowest.head(SLOWEST).iter_rows(named=True)
     ]  # fmt: skip
-    header = ("slowest VMs", "policy", "at", "at full speed", "with shared accounts", "last disk")
-    parts.append(grid(header, rows) + _more(len(slowest), SLOWEST))
+    columns = ("slowest VMs", "policy", "at", "at full speed", "with shared accounts", "last disk")
+    parts.append(grid(columns, times) + _more(len(slowest), SLOWEST))
     told = [(each.kind, each.target, each.message) for each in found.findings[:SHOWN]]
     findings = grid(("finding", "of", "what"), told) + _more(len(found.findings), SHOWN)
     return "\n\n".join([*parts, findings if told else "no findings: the accounts carry it"])
@@ -86,7 +86,7 @@ def restore(args: argparse.Namespace) -> Reply:
         raise InputError(
             "--guest-writes: managed disks share no account", hint="give --accounts N as well"
         )
-    into = [target.name for target in targets] or [None]
+    into: list[str | None] = [target.name for target in targets] or [None]
     requests = disaster(machines, 0, tier=args.tier, accounts=into)
     found = simulate_restores(requests, scenario.restores, targets, scenario.seed)
     reply: Reply = {**found.to_dict(), "jobs": len(found.frame)}

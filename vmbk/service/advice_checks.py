@@ -169,10 +169,8 @@ def restore_elsewhere(case: Case) -> Iterator[Hit]:
             )  # fmt: skip
             idle = replace(loaded, load_requests=(0,), load_read=(0,))
             busy, calm = (_restore_s(machines, case.era, [each], hour) for each in (loaded, idle))
-            numbers[f"restore of {counted(len(machines), 'machine')} at {hour:02} h, seconds"] = (
-                busy,
-                calm,
-            )
+            restored = counted(len(machines), "machine")
+            numbers[f"restore of {restored} at {hour:02} h, seconds"] = (busy, calm)
         yield Hit(
             f"account {account} is loaded by its guests with up to {max(spec.guest_egress) / 1e6:g}"
             f" MB/s and {max(spec.guest_requests):,} requests/s",
@@ -309,7 +307,8 @@ def snapshot_days(case: Case) -> Iterator[Hit]:
         kept = tuple(float(churn * days) for days in (policy.instant_days, usual))
         yield Hit(
             f"policy {name} keeps snapshots of {counted(count, 'machine')} for "
-            f"{counted(policy.instant_days, 'day')}, {usual} would be usual: about {format_size(churn)} a day more",
+            f"{counted(policy.instant_days, 'day')}, {usual} would be usual: "
+            f"about {format_size(churn)} a day more",
             (name,), numbers={"bytes of snapshots": (kept[0], kept[1])},
         )  # fmt: skip
 

@@ -60,8 +60,8 @@ def classic_vms(case: Case) -> Iterator[Hit]:
                 for i, name in enumerate(found)
             }
             yield Hit(
-                f"{counted(int(together.max()), 'classic machine')} of cloud service {service} within an hour from "
-                f"{clock(first)}, more than {most}: {names(found)}",
+                f"{counted(int(together.max()), 'classic machine')} of cloud service {service} "
+                f"within an hour from {clock(first)}, more than {most}: {names(found)}",
                 tuple(found), case.shifted(by),
             )  # fmt: skip
 
@@ -121,8 +121,8 @@ def disks_per_account(case: Case) -> Iterator[Hit]:
         changed = replace(changed, accounts={**changed.accounts, **{p.name: p for p in parts}})
         machines = tuple(dict.fromkeys(vm.name for vm, d in case.disks() if d.account == account))
         yield Hit(
-            f"{counted(n, 'disk')} on account {account}, from {most + 1} on they should be spread; here over "
-            f"{counted(groups, 'account')}",
+            f"{counted(n, 'disk')} on account {account}, from {most + 1} on they should be "
+            f"spread; here over {counted(groups, 'account')}",
             (account, *machines), changed,
         )  # fmt: skip
 

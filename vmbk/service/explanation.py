@@ -228,7 +228,10 @@ def explain_job(
     explanation = JobExplanation(
         vm=vm, job=job, state=STATES[codes["state"]], transfer=TRANSFERS[codes["transfer"]],
         attempts=codes["attempts"], label=LABELS[codes["label"]],
-        cause=("", *scenario.failures.codes)[codes["cause"]],
+        # What failed a transfer is no cause of an attempt.
+        cause=simulation.jobs["cause"][row]
+        if codes["cause"] or codes["transfer"] != TRANSFER_FAILED
+        else "",
         duration=found["end"] - found["start"], parts=_kept(found, flows, codes["transfer"]),
         critical=own[critical].name if critical >= 0 else None, disks=disks,
         changed=found["changed"], sent=found["sent"], text="",

@@ -161,7 +161,8 @@ class Simulation:
         """Codes of the causes. Where none was drawn and a job failed, the machine itself is it."""
         codes = ["", *self.scenario.failures.codes]
         drawn = told(rows, "cause")
-        failed = (told(rows, "state") == STATES.index("Failed")) & (drawn == 0)
+        no_point = rows[:, JOB.index("snapshot_at")] < 0
+        failed = (told(rows, "state") == STATES.index("Failed")) & no_point & (drawn == 0)
         if failed.any():
             own = [_OWN_CAUSES.get(vm.provisioning, _ELSE) for vm in self.scenario.vms]
             more = list(dict.fromkeys(own))
