@@ -163,3 +163,40 @@ def test_a_restore_number_of_the_scenario_counts() -> None:
     usual, slower = (recovery(vmbk.simulate(each)).restore for each in (fleet(), slow))
     where = pl.col("vm").is_null() & (pl.col("disaster") == "snapshots")
     assert slower.filter(where)["p50"].item() > usual.filter(where)["p50"].item()
+
+
+def test_what_is_beyond_a_limit_is_told_or_refused(tmp_path: Path) -> None:
+    vms = [{"name": "vm-{n}", "count": 101, "disks": [DISK]}]
+    many = fleet(vms=vms, days=1)
+    path = tmp_path / "many.toml"
+    lines = [
+        'days = 1', "[[vms]]", 'name = "vm-{n}"', "count = 101",
+        'disks = [{ name = "os", size = "64GiB", used = "20GB" }]',
+    ]  # fmt: skip
+    path.write_text("\n".join(lines))
+    (told,) = asked("service", "simulate", path)["limits"]
+    assert (told["where"], told["field"]) == ("policies (DefaultPolicy)", "vms_per_policy")
+    assert (told["value"], told["limit"]) == (101, 100)
+    with pytest.raises(InputError, match=r"policies \(DefaultPolicy\): vms_per_policy: 101"):
+        vmbk.simulate(many | {"limits": {"refuse": True}})
+    vmbk.simulate(many | {"limits": {"refuse": True, "vms_per_policy": "off"}})
+    with pytest.raises(InputError, match=r"limits\.vms_per_vm"):
+        vmbk.simulate(many | {"limits": {"vms_per_vm": "off"}})
+
+
+def test_a_limit_has_the_reading_that_the_scenario_chooses() -> None:
+    big = fleet(
+        profile="2017",
+        vms=[{"name": "vm", "disks": [{"name": "d", "size": "2TiB", "used": "1GB"}]}],
+    )
+    refused = {"refuse": True}
+    with pytest.raises(InputError, match=r"vms \(vm\)\.disks \(d\): disk_size: 2 TiB is more"):
+        vmbk.simulate(big | {"limits": refused})
+    vmbk.simulate(big | {"limits": refused | {"disk_size": "2018"}})
+
+
+def test_backups_on_demand_have_a_limit_a_day() -> None:
+    events = [{"at": "1d", "clock": f"{hour:02d}:00", "kind": "back-up", "vm": "vm"}
+              for hour in range(5)]  # fmt: skip
+    with pytest.raises(InputError, match="on_demand_per_day: 5 is more than 4"):
+        vmbk.simulate(fleet(events=events, limits={"refuse": True}))

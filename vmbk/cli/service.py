@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 MOST_JOBS: Final = 10_000
 """Jobs in a reply; --out writes all of them."""
 
+MOST_TOLD: Final = 1000
+"""Broken limits in a reply."""
+
 SHOWN: Final = 12
 """Rows that people see."""
 
 
 def simulate(args: argparse.Namespace) -> Reply:
     """Run a scenario, tell its jobs."""
+    from vmbk.service.fleet_limits import broken_limits
     from vmbk.service.recovery import recovery
     from vmbk.service.simulation import simulate
 
@@ -38,12 +42,18 @@ def simulate(args: argparse.Namespace) -> Reply:
     reply["job_count"] = reply.pop("jobs")
     reply["jobs"] = jobs.head(MOST_JOBS).to_dicts()
     reply["jobs_left_out"] = max(len(jobs) - MOST_JOBS, 0)
+    broken = list(broken_limits(found.scenario))
+    reply["limits"] = [{"where": where, **each.to_dict()} for where, each in broken[:MOST_TOLD]]
     goals = recovery(found)
     reply["objectives"] = goals.to_dict()
     if args.output is not None:
         jobs.write_parquet(args.output)
         reply["output"] = args.output
-    reply["_text"] = _simulate_text(found, reply) + f"\n\n{_objectives_text(goals)}"
+    told = [f"beyond a limit: {where}: {each}" for where, each in broken[:3]]
+    if len(broken) > len(told):
+        told.append(f"… and {len(broken) - len(told):,} more")
+    parts = [_simulate_text(found, reply), "\n".join(told), _objectives_text(goals)]
+    reply["_text"] = "\n\n".join(filter(None, parts))
     return reply
 
 

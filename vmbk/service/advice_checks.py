@@ -25,7 +25,7 @@ from vmbk.service.advice_schedules import (
     vms_at_once,
 )
 from vmbk.service.capacity import clock
-from vmbk.service.limits import check_limits
+from vmbk.service.fleet_limits import broken_limits
 from vmbk.service.plan import DAY, HOUR, SECOND
 from vmbk.service.policy import instant_span
 from vmbk.service.restore_account import TargetAccount
@@ -266,31 +266,8 @@ def _calm(busy: list[tuple[int, int]], at: int) -> int:
 
 def limits(case: Case) -> Iterator[Hit]:
     """What `vmbk.service.limits` says of vaults, policies, machines and disks."""
-    scenario = case.scenario
-    vaults = Counter(vm.vault for vm in scenario.vms)
-    policies = Counter(vm.policy for vm in scenario.vms)
-    of_vault: dict[str, set[str]] = {}
-    for vm in scenario.vms:
-        of_vault.setdefault(vm.vault, set()).add(vm.policy)
-    counts: list[tuple[str, dict[str, int]]] = [
-        ("scenario", {"vaults_per_subscription": len(vaults)}),
-        *((f"vault {name}", {"vms_per_vault": n, "policies_per_vault": len(of_vault[name])})
-          for name, n in vaults.items()),
-        *((f"policy {name}", {
-            "vms_per_policy": n, "scheduled_per_day": scenario.policies[name].schedule.per_day,
-            "instant_days": scenario.policies[name].instant_days,
-        }) for name, n in policies.items()),
-    ]  # fmt: skip
-    for vm in scenario.vms:
-        own = [disk for disk in vm.disks if not disk.temporary]
-        size = sum(disk.size for disk in own)
-        counts.append(
-            (f"machine {vm.name}", {"disks_per_vm": max(len(own) - 1, 0), "vm_size": size})
-        )
-        counts += [(f"disk {vm.name}/{d.name}", {"disk_size": d.size}) for d in own if d.backed_up]
-    for where, each in counts:
-        for found in check_limits(each, case.era):
-            yield Hit(f"{where}: {found}", (where.rpartition(" ")[2],))
+    for where, found in broken_limits(case.scenario):
+        yield Hit(f"{where}: {found}", (where.rpartition("(")[2].rstrip(")"),))
 
 
 def snapshot_days(case: Case) -> Iterator[Hit]:

@@ -22,9 +22,12 @@
 is a whole scenario. Sizes are as people write them (GB is 10^9 bytes, GiB 2^30); ``churn`` is what
 changes a day, each block counted once, as a size or a share of what is used. ``[service]`` and
 ``[readings]`` change numbers of the profile (`vmbk.service.profiles`), ``[failures]`` sets how
-probable causes are (`vmbk.service.failures`). ``[[accounts]]`` are storage accounts of one's own:
-a disk that names one shares it; the others are managed. ``[[events]]`` are ``rotate-keys`` of an
-account and ``delete-snapshots`` and ``back-up`` (on demand) of a VM, each ``at`` a day and time.
+probable causes are (`vmbk.service.failures`), ``[restores]`` numbers of restores. What a fleet has
+beyond the service's limits is told; with ``limits = { refuse = true }`` it is an error. Where
+documents disagree on a limit, ``[limits]`` chooses a reading, or ``"off"``. ``[[accounts]]`` are
+storage accounts of one's own: a disk that names one shares it; the others are managed.
+``[[events]]`` are ``rotate-keys`` of an account and ``delete-snapshots`` and ``back-up`` (on
+demand) of a VM, each ``at`` a day and time.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from vmbk.display import key_values
 from vmbk.errors import InputError, NotFoundError
 from vmbk.service.failures import FailureModel, MachineTraits
 from vmbk.service.fields import Fields, read_declaration
+from vmbk.service.fleet_limits import LimitReadings, require_fleet_limits
 from vmbk.service.plan import DAY, MOST_CHURN
 from vmbk.service.policy import DEFAULT_POLICY, Policy
 from vmbk.service.profiles import (
@@ -357,6 +361,7 @@ class Scenario:
         By time.
     failures : FailureModel
     restores : RestoreRules
+    limits : LimitReadings
     """
 
     name: str
@@ -371,6 +376,7 @@ class Scenario:
     events: tuple[Event, ...] = ()
     failures: FailureModel = field(default_factory=lambda: FailureModel.default("instant"))
     restores: RestoreRules = field(default_factory=lambda: RestoreRules.default("instant"))
+    limits: LimitReadings = field(default_factory=LimitReadings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scenario:
@@ -409,7 +415,7 @@ class Scenario:
         f = Fields(
             declared, "",
             ("name", "profile", "first_day", "days", "seed", "service", "readings", "failures",
-             "vaults", "accounts", "policies", "vms", "events", "restores"),
+             "vaults", "accounts", "policies", "vms", "events", "restores", "limits"),
         )  # fmt: skip
         era = profile(f.choice("profile", PROFILES, "instant"))
         era = era.change(f.get("service", {}), f.get("readings", {}))
@@ -435,8 +441,10 @@ class Scenario:
             accounts=accounts, vaults=vaults, events=tuple(events),
             failures=FailureModel.parse(f.get("failures", {}), "failures", era.name),
             restores=RestoreRules.parse(f.get("restores", {}), "restores", era.name),
+            limits=LimitReadings.parse(f.get("limits", {}), "limits"),
         )  # fmt: skip
         scenario._check()
+        require_fleet_limits(scenario)
         return scenario
 
     def _check(self) -> None:
