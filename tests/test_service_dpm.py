@@ -19,7 +19,7 @@ from vmbk.errors import InputError, IntegrityError, NotFoundError
 from vmbk.service import dpm
 from vmbk.service.dpm import BackupServer
 from vmbk.service.dpm_groups import Member, ProtectionGroup, ServerRules, Tier, server_rules
-from vmbk.service.mars import DAY_NS
+from vmbk.service.plan import DAY as DAY_NS
 
 HOUR_NS = DAY_NS // 24
 KIB, MIB = 1 << 10, 1 << 20

@@ -30,9 +30,10 @@ from vmbk.errors import (
     VmbkError,
 )
 from vmbk.service import mars_base, mars_cache, vhd
-from vmbk.service.mars import DAY_NS, MarsAgent
+from vmbk.service.mars import MarsAgent
 from vmbk.service.mars_cache import Cache
 from vmbk.service.mars_records import MarsRules, mars_rules
+from vmbk.service.plan import DAY as DAY_NS
 from vmbk.service.vhd import BLOCK, SECTOR, DifferencingVhd, write_differencing
 from vmbk.vault.writer import VaultWriter
 

@@ -24,6 +24,7 @@ from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.service.cost_items import MOST_MONTHS, CostVM, check_vms
 from vmbk.service.cost_rules import MONTH, Readings
+from vmbk.service.plan import DAY
 from vmbk.service.prices import GB, Prices, check_redundancy, money
 from vmbk.service.protected_instance import instance_price, instances
 from vmbk.service.stored import (
@@ -36,7 +37,6 @@ from vmbk.units import quoted
 PARTS: Final = ("instance", "vault", "snapshot", "archive", "staging", "early deletion")
 FREE: Final = ("restores", "egress of restores", "storage transactions")
 """What is not charged."""
-_DAY_NS: Final = 86_400 * 10**9
 
 
 # --- Quantities -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def usage(vm: CostVM, month: int, readings: Readings | None = None) -> Usage:
     if vm.staging:
         made = days[days % every == 0]
         copies = sum(sum(used_on(disk, made).tolist()) for disk in vm.included)
-        staging = Fraction(copies * vm.staging, _DAY_NS)
+        staging = Fraction(copies * vm.staging, DAY)
     return Usage(
         vm=vm,
         month=month,

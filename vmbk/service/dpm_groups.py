@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from vmbk.errors import InputError
 from vmbk.pipeline.job import DISK_NAME
 from vmbk.service.fields import Fields
-from vmbk.service.mars import DAY_NS
 from vmbk.service.mars_records import mars_rules
+from vmbk.service.plan import DAY
 from vmbk.units import quoted
 
 MINUTE_NS: Final = 60 * 10**9
@@ -146,7 +146,7 @@ class Tier:
     def parse(cls, table: Any, name: str) -> Self:
         """Read one from a declaration: ``every``, ``start`` and ``days``."""
         fields = Fields(table, name, ("every", "start", "days"))
-        every = fields.duration("every", least=MINUTE_NS, most=366 * DAY_NS)
+        every = fields.duration("every", least=MINUTE_NS, most=366 * DAY)
         start = MINUTE_NS * int(fields.clock("start", 0))
         return cls(every, start, fields.whole("days", 1, 36_525))
 
@@ -156,7 +156,7 @@ class Tier:
 
     def holds(self, made_ns: int, now_ns: int, newest: bool) -> bool:
         """Whether a point that was made at one time is still there at another."""
-        return made_ns <= now_ns and (newest or now_ns - made_ns < self.days * DAY_NS)
+        return made_ns <= now_ns and (newest or now_ns - made_ns < self.days * DAY)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class ProtectionGroup:
             raise InputError(f"{fields.where('members')}: two are named {quoted(twice[0])}")
         online = Tier.parse(fields.get("online"), fields.where("online"))
         most = mars_rules().a_day
-        if -(-DAY_NS // online.every_ns) > most:
+        if -(-DAY // online.every_ns) > most:
             raise InputError(
                 f"{fields.where('online.every')} asks for more than {most} backups a day, which is "
                 "what the MARS agent makes at most",

@@ -18,10 +18,8 @@ import polars as pl
 from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.service.fields import Fields
+from vmbk.service.profiles import PROFILES
 from vmbk.units import format_size, quoted
-
-PROFILES: Final = ("2017", "instant", "enhanced")
-"""Eras of the service."""
 
 KINDS: Final = ("hard", "advice")
 BOUNDS: Final = ("most", "least")

@@ -45,13 +45,12 @@ from vmbk.provenance import provenance
 from vmbk.service.mars_base import what_is_known
 from vmbk.service.mars_cache import Cache
 from vmbk.service.mars_records import MarsBackup, MarsRules, mars_rules
+from vmbk.service.plan import DAY
 from vmbk.service.vhd import FIXED, DifferencingVhd, Footer, create_fixed
 from vmbk.units import format_size, quoted
 from vmbk.vault import RecoveryPoint, Vault, VaultWriter
 
 LOG: Final = logging.getLogger("vmbk")
-
-DAY_NS: Final = 24 * 3600 * 10**9
 
 
 class MarsAgent:
@@ -215,10 +214,10 @@ class MarsAgent:
         times = [_at_of(point) for point in self.points(volume)]
         if at < max(times, default=0):
             raise InputError(f"at={at} lies before the last backup of {volume!r}, at {max(times)}")
-        today = sum(1 for time_ns in times if time_ns // DAY_NS == at // DAY_NS)
+        today = sum(1 for time_ns in times if time_ns // DAY == at // DAY)
         if today >= self.rules.a_day:
             raise InputError(
-                f"the volume {volume!r} had {today} backups on day {at // DAY_NS}; the MARS agent "
+                f"the volume {volume!r} had {today} backups on day {at // DAY}; the MARS agent "
                 f"makes {self.rules.a_day} a day at most",
                 hint="wait for the next day",
             )

@@ -16,9 +16,10 @@ from typing import Any, Final, Self
 from vmbk.display import table
 from vmbk.errors import InputError
 from vmbk.service.fields import MOST, Fields
+from vmbk.service.prices import REDUNDANCIES
+from vmbk.service.profiles import PROFILES
 from vmbk.units import quoted
 
-PROFILES: Final = ("2017", "instant", "enhanced")
 _ALWAYS: Final = ("create-vm", "restore-disks", "file-recovery")
 _CROSS: Final = ("cross-region", "cross-subscription", "cross-zone")
 OPTIONS: Final = (*_ALWAYS, "replace-existing", *_CROSS)
@@ -33,7 +34,6 @@ KNOWN_TIERS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 BASES: Final = ("documented", "inferred")
 """Of a number: a document gives it, or none does."""
-REDUNDANCIES: Final = ("LRS", "ZRS", "GRS", "RA-GRS")
 
 _COUNTS: Final = ("per_day", "places", "many_disks")
 _SIZES: Final = ("segment", "request", "large")

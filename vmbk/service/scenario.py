@@ -46,6 +46,7 @@ from vmbk.service.fields import Fields, read_declaration
 from vmbk.service.fleet_limits import LimitReadings, require_fleet_limits
 from vmbk.service.plan import DAY, MOST_CHURN
 from vmbk.service.policy import DEFAULT_POLICY, Policy
+from vmbk.service.prices import REDUNDANCIES
 from vmbk.service.profiles import (
     MOST_RATE,
     PROFILES,
@@ -66,7 +67,6 @@ MOST_DISK: Final = 1 << 49
 MOST_DISKS: Final = 64
 STORAGES: Final = ("managed", "host_cached", "unmanaged", "not_premium_capable", "boost", "ultra",
                    "premium_v2", "ephemeral", "shared", "write_accelerated")  # fmt: skip
-REDUNDANCIES: Final = ("LRS", "ZRS", "GRS", "RA-GRS")
 EVENTS: Final = ("rotate-keys", "delete-snapshots", "back-up")
 
 

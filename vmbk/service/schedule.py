@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vmbk.display import key_values
 from vmbk.errors import InputError
 from vmbk.service.fields import Fields
+from vmbk.service.plan import DAY, HOUR, SECOND
 from vmbk.units import quoted
 
 FREQUENCIES: Final = ("daily", "weekly", "hourly")
@@ -28,9 +29,9 @@ WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "satu
 EVERY_HOURS: Final = (4, 6, 8, 12, 24)
 """Hours between two slots of an hourly schedule (enhanced policy page)."""
 
-MINUTE_NS: Final = 60 * 10**9
-HOUR_NS: Final = 60 * MINUTE_NS
-DAY_NS: Final = 24 * HOUR_NS
+MINUTE_NS: Final = 60 * SECOND
+HOUR_NS: Final = HOUR
+DAY_NS: Final = DAY
 
 MOST_DAYS: Final = 36_525
 """A century: no point is kept longer than 99 years."""
